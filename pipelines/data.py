@@ -1,0 +1,152 @@
+"""The contract between data and models: `DatasetInfo`, `Preprocessor` and `Data`."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import tensorflow as tf
+
+Split: TypeAlias = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a model and a report need to know of the data; written to `info.json` in a workdir.
+
+    Attributes:
+        task: `classification` or `regression`.
+        inputs: the model's inputs, name → shape without the batch dimension (None where it varies).
+        input_dtypes: the model's inputs, name → dtype name, such as `float32`.
+        class_names: the classes in the order of their indices; empty for regression.
+        counts: examples in each split.
+        class_counts: training examples of each class, in the order of `class_names`; empty for regression.
+        label_name: the name of what is predicted.
+        target_mean, target_scale: regression labels were divided as (label - mean) / scale for training; 0 and 1
+            where they were not.
+        fingerprint: changes when the examples or their division change; a resumed run must find the same.
+    """
+
+    task: Literal["classification", "regression"]
+    inputs: Mapping[str, tuple[int | None, ...]]
+    input_dtypes: Mapping[str, str]
+    counts: Mapping[str, int]
+    class_names: tuple[str, ...] = ()
+    class_counts: tuple[int, ...] = ()
+    label_name: str = "label"
+    target_mean: float = 0.0
+    target_scale: float = 1.0
+    fingerprint: str = ""
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes; 0 for regression."""
+        return len(self.class_names)
+
+    def to_json(self) -> dict[str, Any]:
+        """This object as values that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "DatasetInfo":
+        """The object that `to_json` made `value` of."""
+        return cls(
+            **{
+                **value,
+                "inputs": {name: tuple(shape) for name, shape in value["inputs"].items()},
+                "class_names": tuple(value["class_names"]),
+                "class_counts": tuple(value["class_counts"]),
+            }
+        )
+
+
+class Preprocessor(Protocol):
+    """Raw features → model inputs, for a batch, in graph operations only.
+
+    One object maps the training data and is put inside the exported SavedModel, so that what is served is what was
+    trained. Implementations are `tf.Module`s, so that an export tracks their tables.
+    """
+
+    @property
+    def signatures(self) -> Mapping[str, Mapping[str, tf.TensorSpec]]:
+        """The raw inputs that `__call__` accepts: signature name → input name → spec, batch dimension None.
+
+        `serving_default` is always there: one input per column for a table, `image` (encoded bytes) for images, which
+        also have `pixels` (uint8).
+        """
+        ...
+
+    def __call__(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Maps the raw inputs of one of the `signatures`, `(batch_size, …)` each, to model inputs."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes configuration and vocabulary files into `folder`, which exists and is empty."""
+        ...
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Raw examples that fit in memory, read by index.
+
+    Attributes:
+        features: raw inputs as one of the preprocessor's signatures takes them, name → array `(num_examples, …)`.
+        labels: int32 class indices or float32 targets (in their own units), `(num_examples,)`; None where unlabelled.
+        origin: where they come from, for messages and error analysis: a file's name, or a dataset's and its split's.
+        rows: each example's place in its origin, `(num_examples,)`: the data row of a table, from 1; an index, from 0.
+    """
+
+    features: Mapping[str, Any]
+    labels: Any
+    origin: str
+    rows: Any
+
+    def __len__(self) -> int:
+        return len(next(iter(self.features.values())))
+
+
+class Data(Protocol):
+    """A dataset that is divided into splits and comes as model-ready batches.
+
+    Attributes:
+        info: what a model needs to know.
+        preprocess: maps raw features to model inputs, in training and in serving alike.
+        batch_size: examples in one batch over all replicas.
+        steps_per_epoch: full batches in the training split; what is left over is dropped, another part each epoch.
+    """
+
+    info: DatasetInfo
+    preprocess: Preprocessor
+    batch_size: int
+    steps_per_epoch: int
+
+    def train(
+        self, epoch: int = 0, step: int = 0, input_context: tf.distribute.InputContext | None = None
+    ) -> tf.data.Dataset:
+        """The training batches of `epoch` from `step` on: `(features, label)`, features a dict with fixed keys.
+
+        Starting late costs no more than starting at 0. The batches depend on the configured seed and on `epoch`
+        only; with an `input_context` a worker gets its replicas' shares of each batch, one element per replica.
+        """
+        ...
+
+    def evaluation(self, split: Split, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+        """All examples of a split once, in order, not augmented: `(features, label, weight)`.
+
+        The last batch is filled up with examples of weight 0.0, so that every batch has one shape and can be divided
+        among replicas.
+        """
+        ...
+
+    def validation(self, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+        """`evaluation("validation")`."""
+        ...
+
+    def test(self, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+        """`evaluation("test")`."""
+        ...
+
+    def examples(self, split: Split) -> Examples:
+        """The raw examples of a split, in the order of `evaluation(split)`."""
+        ...
