@@ -1,0 +1,109 @@
+"""Validation errors in a user's words: the full key, what was received, what was expected, what was meant."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(error: ValidationError, values: Mapping[str, Any], root: type[BaseModel]) -> str:
+    """One line for the first of a configuration's errors.
+
+    Args:
+        error: what pydantic raised.
+        values: the values it raised it for.
+        root: the class of the whole configuration, whose keys are suggested.
+
+    Returns:
+        `training.epohcs: unknown key; did you mean training.epochs?`, for example.
+    """
+    problems = error.errors(include_url=False)
+    # An unknown key is said first: it is often the cause of a missing one.
+    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
+    problem = problems[0]
+    key = _full_key(problem["loc"], values)
+    # A value that fits no member of a plain union is reported once for each member.
+    same = [other for other in problems if _full_key(other["loc"], values) == key]
+    more = f" (and {len(problems) - len(same)} more)" if len(problems) > len(same) else ""
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key{_suggestion(key, values, root)}{more}"
+        case "missing":
+            return f"{key}: is required and missing{more}"
+        case "union_tag_not_found":
+            return f"{key}.{context['discriminator'].strip(chr(39))}: is required and missing{more}"
+        case "union_tag_invalid":
+            name = context["discriminator"].strip("'")
+            return f"{key}.{name}: expected one of {context['expected_tags']}, received '{context['tag']}'{more}"
+        case "value_error":
+            return f"{key}: {context['error']}{more}" if key else f"{context['error']}{more}"
+        case _:
+            expected = " or ".join(dict.fromkeys(_expected(other) for other in same))
+            return f"{key}: expected {expected}, received {shortened(problem['input'])}{more}"
+
+
+def _expected(problem: Mapping[str, Any]) -> str:
+    if problem["type"] in ("model_type", "dict_type"):
+        return "keys and their values"
+    return str(problem["msg"]).removeprefix("Input should be ")
+
+
+def _full_key(location: tuple[int | str, ...], values: Any) -> str:
+    # Pydantic puts the tag of a union's chosen member into the location, and the branch of a plain union at its end:
+    # what is not a key of the file is left out, except the last part of a location that names a missing key.
+    parts: list[str] = []
+    for index, part in enumerate(location):
+        if isinstance(values, Mapping):
+            if part in values:
+                values = values[part]
+            elif index < len(location) - 1:
+                continue
+            parts.append(str(part))
+        elif isinstance(values, list) and isinstance(part, int):
+            values = values[part]
+            parts.append(str(part))
+    return ".".join(parts)
+
+
+def _suggestion(key: str, values: Mapping[str, Any], root: type[BaseModel]) -> str:
+    *sections, name = key.split(".")
+    known = _known_keys(sections, values, root)
+    similar = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if similar:
+        return f"; did you mean {'.'.join([*sections, similar[0]])}?"
+    elsewhere = [k for s in root.model_fields if name in _known_keys([s], values, root) for k in [f"{s}.{name}"]]
+    if elsewhere:
+        return f"; did you mean {elsewhere[0]}?"
+    return f"; known keys here: {', '.join(known)}" if known else ""
+
+
+def _known_keys(sections: list[str], values: Any, root: type[BaseModel]) -> list[str]:
+    section: Any = root
+    for name in sections:
+        field = section.model_fields.get(name)
+        if field is None:
+            return []
+        values = values.get(name) or {} if isinstance(values, Mapping) else {}
+        section = _section_class(field, values)
+        if section is None:
+            return []
+    return list(section.model_fields)
+
+
+def _section_class(field: Any, values: Any) -> type[BaseModel] | None:
+    # A section's class; for a union the member whose discriminator has the value that the file gives.
+    members = [m for m in [field.annotation, *getattr(field.annotation, "__args__", ())] if isinstance(m, type)]
+    members = [m for m in members if issubclass(m, BaseModel)]
+    tag = values.get(field.discriminator) if field.discriminator and isinstance(values, Mapping) else None
+    for member in members:
+        if tag is None or tag in member.model_fields[field.discriminator].annotation.__args__:
+            return member
+    return None
+
+
+def shortened(value: Any) -> str:
+    """A value as Python writes it, cut to the length of a line."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
