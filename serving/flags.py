@@ -1,0 +1,174 @@
+"""TensorFlow Serving's command line: its flag names, its forms, and what to say about a mistake.
+
+Python's argparse is not used because the forms differ: `--flag` and `--flag=true` for booleans, and flags that belong
+to TensorFlow Serving but mean nothing here must be accepted with a warning while others are refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from serving.errors import UsageError
+
+
+def _flag(default: Any, help_text: str, low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field that is a flag: its type is the type of its default."""
+    return field(default=default, metadata={"help": help_text, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Every flag that has an effect, under TensorFlow Serving's names (`host` and `drain_timeout_seconds` are ours)."""
+
+    port: int = _flag(8500, "TCP port for gRPC; 0 picks a free one and prints it.", 0, 65535)
+    host: str = _flag("127.0.0.1", "Address to listen on. Loopback unless you say otherwise (0.0.0.0 = every network).")
+    grpc_socket_path: str = _flag("", "Listen for gRPC on this UNIX socket too.")
+    grpc_channel_arguments: str = _flag("", "gRPC server arguments, e.g. grpc.max_connection_age_ms=2000,name=value.")
+    grpc_max_threads: int = _flag(0, "Threads that answer gRPC calls; 0 = four per core, at least 16.", 0)
+    rest_api_port: int = _flag(0, "Port for REST; accepted, but REST is not served yet.", 0, 65535)
+    model_name: str = _flag("default", "Name of the model (ignored with --model_config_file).")
+    model_base_path: str = _flag("", "Absolute directory with numbered version folders (ignored with a config file).")
+    model_config_file: str = _flag("", "Text ModelServerConfig with several models and their version policies.")
+    file_system_poll_wait_seconds: float = _flag(1.0, "Seconds between looks for new versions; 0 = only once.", 0)
+    saved_model_tags: str = _flag("serve", "Comma-separated tags of the graph to load from the SavedModel.")
+    tensorflow_session_parallelism: int = _flag(0, "Threads in and between ops; 0 = chosen by TensorFlow.", 0)
+    tensorflow_intra_op_parallelism: int = _flag(0, "Threads in one op; 0 = chosen by TensorFlow.", 0)
+    tensorflow_inter_op_parallelism: int = _flag(0, "Ops that run at once; 0 = chosen by TensorFlow.", 0)
+    drain_timeout_seconds: float = _flag(30.0, "On SIGTERM, seconds that requests under way may still take.", 0)
+    version: bool = _flag(False, "Print the versions and exit.")
+    help: bool = _flag(False, "Print this text and exit.")
+
+
+# Flags of TensorFlow Serving that are accepted and have no effect (yet), so that its command lines start this server.
+IGNORED_BOOLEANS = frozenset(
+    {
+        "allow_version_labels_for_unavailable_models",
+        "enable_batching",
+        "enable_grpc_healthcheck_service",
+        "enable_model_warmup",
+        "enable_per_model_batching_parameters",
+        "enable_profiler",
+        "enable_serialization_as_tensor_content",
+        "enable_signature_method_name_check",
+        "enforce_session_run_timeout",
+        "flush_filesystem_caches",
+        "force_allow_any_version_labels_for_unavailable_models",
+        "prefer_tflite_model",
+        "remove_unused_fields_from_bundle_metagraph",
+        "rest_api_enable_cors_support",
+        "skip_initialize_tpu",
+        "use_tflite_model",
+        "xla_cpu_compilation_enabled",
+    }
+)
+IGNORED_VALUES = frozenset(
+    {
+        "batching_parameters_file",
+        "load_retry_interval_micros",
+        "max_num_load_retries",
+        "mixed_precision",
+        "model_config_file_poll_wait_seconds",
+        "monitoring_config_file",
+        "num_load_threads",
+        "num_request_iterations_for_warmup",
+        "num_tflite_interpreters",
+        "num_tflite_interpreters_per_pool",
+        "num_tflite_pools",
+        "num_unload_threads",
+        "per_process_gpu_memory_fraction",
+        "platform_config_file",
+        "rest_api_num_threads",
+        "rest_api_timeout_in_ms",
+        "ssl_config_file",
+        "thread_pool_factory_config_file",
+    }
+)
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def parse_flags(arguments: Sequence[str]) -> tuple[ServerOptions, list[str]]:
+    """Reads a command line.
+
+    Args:
+        arguments: The words after the command, `--name=value`, `--name value` or, for booleans, `--name`.
+
+    Returns:
+        The options, and warnings to print (flags without effect).
+
+    Raises:
+        UsageError: An unknown flag, a bad value, a word that is no flag.
+
+    Example:
+        >>> parse_flags(["--port=0", "--model_name=dense"])[0].model_name
+        'dense'
+    """
+    known = {item.name: item for item in fields(ServerOptions)}
+    values: dict[str, Any] = {}
+    warnings: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-") or word.strip("-") == "":
+            raise UsageError(f"unexpected argument {word!r}: flags are written --name=value (see --help)")
+        name, has_value, text = word.lstrip("-").partition("=")
+        is_boolean = name in IGNORED_BOOLEANS or (name in known and isinstance(known[name].default, bool))
+        if name not in known and name not in IGNORED_BOOLEANS and name not in IGNORED_VALUES:
+            raise UsageError(f"unknown flag --{name}{_suggestion(name)} (see --help)")
+        if not has_value and not is_boolean:
+            if not words or words[0].startswith("--"):
+                raise UsageError(f"--{name} needs a value: --{name}=…")
+            text = words.pop(0)
+        if name in known:
+            values[name] = _value(known[name], text if has_value or not is_boolean else "true")
+        else:
+            warnings.append(f"--{name} is a flag of TensorFlow Serving that has no effect here yet; it is ignored")
+    return ServerOptions(**values), warnings
+
+
+def help_text() -> str:
+    """The text of `--help`: every flag with its default, then the names that are accepted and ignored."""
+    lines = [
+        "python -m serving.server --model_name=dense --model_base_path=/abs/path [--flag=value …]",
+        "",
+        "Serves SavedModels over gRPC as TensorFlow Serving does. Versions are numbered folders under the base path;",
+        "a new number is loaded while the old one still answers, then takes over.",
+        "",
+    ]
+    for item in fields(ServerOptions):
+        default = item.default
+        shown = "" if default in ("", False) else f" (default {default:g})" if isinstance(default, float) else ""
+        if not shown and default not in ("", False):
+            shown = f" (default {default})"
+        lines.append(f"  --{item.name:<34}{item.metadata['help']}{shown}")
+    ignored = ", ".join(sorted(IGNORED_BOOLEANS | IGNORED_VALUES))
+    return "\n".join([*lines, "", f"Accepted with a warning, without effect: {ignored}."])
+
+
+def _suggestion(name: str) -> str:
+    names = [item.name for item in fields(ServerOptions)] + sorted(IGNORED_BOOLEANS | IGNORED_VALUES)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean --{near[0]}?" if near else ""
+
+
+def _value(item: Any, text: str) -> Any:
+    """The flag's text as its type, checked against its range."""
+    if isinstance(item.default, bool):
+        if text.lower() not in _BOOLEANS:
+            raise UsageError(f"--{item.name} must be true or false, but {text!r} was given")
+        return _BOOLEANS[text.lower()]
+    if isinstance(item.default, str):
+        return text
+    low, high = item.metadata["low"], item.metadata["high"]
+    kind = "a whole number" if isinstance(item.default, int) else "a number"
+    limits = f"{kind} of at least {low}" if high is None else f"{kind} from {low} to {high}"
+    try:
+        number = type(item.default)(text)
+    except ValueError:
+        raise UsageError(f"--{item.name} must be {limits}, but {text!r} was given") from None
+    # Written so that NaN, which compares false with everything, is refused too.
+    if not (number >= low and (number <= high if high is not None else number < float("inf"))):
+        raise UsageError(f"--{item.name} must be {limits}, but {text!r} was given")
+    return number
