@@ -279,7 +279,7 @@ def _checked_probabilities(probabilities: ArrayLike) -> NDArray[np.floating]:
 
 
 def _refuse_non_finite(values: NDArray[np.floating], what: str) -> None:
-    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     if not finite.all():
         raise UserError(
             f"{what} is NaN or infinite for {len(values) - finite.sum()} of {len(values)} examples, first for example "

@@ -148,7 +148,7 @@ def _html_table(table: Table) -> list[ElementTree.Element]:
         if table.shares is not None:
             for column, share in enumerate(table.shares[row]):
                 # Right is green, wrong is red; a confusion of a few percent has to be seen, so the root of its share.
-                colour = "46, 160, 67" if table.columns[column + 1] == cells[0] else "218, 54, 51"
+                colour = "46, 160, 67" if row == column else "218, 54, 51"
                 line[column + 1].set("style", f"background: rgba({colour}, {0.7 * share**0.5:.3f})")
         body.append(line)
     return [
