@@ -9,6 +9,8 @@ import tensorflow as tf
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+# What `Preprocessor.save` writes beside vocabulary files, with the key `kind` that says which class reads it.
+PREPROCESSOR_FILE = "preprocessor.json"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,254 @@
+"""Batches of examples held in memory: shuffled, sharded among workers and replicas, started anywhere at once."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.config import BatchingConfig
+from pipelines.data import SPLITS, DatasetInfo, Examples, Preprocessor, Split
+from pipelines.errors import UserError
+
+
+class MemoryData:
+    """`Data` for examples that fit in memory.
+
+    Args:
+        info: what a model needs to know; `counts` and `fingerprint` are filled in here.
+        preprocess: maps raw features to model inputs.
+        splits: the raw examples of each split, with labels.
+        config: batch size, shuffling and its seed.
+
+    Raises:
+        UserError: there are fewer training examples than one batch needs.
+
+    Example:
+        >>> data = MemoryData(info, preprocess, {"train": a, "validation": b, "test": c}, config)
+        >>> for features, label in data.train(epoch=3, step=10):
+        ...     ...
+    """
+
+    def __init__(
+        self, info: DatasetInfo, preprocess: Preprocessor, splits: Mapping[Split, Examples], config: BatchingConfig
+    ) -> None:
+        num_training = len(splits["train"])
+        if num_training < config.batch_size:
+            raise UserError(
+                f"{splits['train'].origin}: {num_training} training examples are fewer than one batch of "
+                f"{config.batch_size}; set data.batch_size to at most {num_training}, or add examples"
+            )
+        self.info = dataclasses.replace(
+            info, counts={split: len(splits[split]) for split in SPLITS}, fingerprint=_fingerprint(splits)
+        )
+        self.preprocess = preprocess
+        self.batch_size = config.batch_size
+        self.steps_per_epoch = num_training // config.batch_size
+        self._shuffle = config.shuffle
+        self._seed = config.shuffle_seed or 0
+        self._origins = {split: (splits[split].origin, splits[split].rows) for split in SPLITS}
+        self._features = {split: _as_tensors(splits[split].features) for split in SPLITS}
+        self._labels = {split: _on_cpu(splits[split].labels) for split in SPLITS}
+        self._train_batch = _traced(self._make_train_batch)
+
+    def train(
+        self, epoch: int = 0, step: int = 0, input_context: tf.distribute.InputContext | None = None
+    ) -> tf.data.Dataset:
+        """The training batches of `epoch` from `step` on: `(features, label)`.
+
+        Args:
+            epoch: which order; the same epoch has the same order always.
+            step: how many batches of the epoch to leave out; this costs nothing.
+            input_context: given, the worker gets the batches of its own replicas: for every step one element per local
+                replica, whose rows together are those of the batch that one process would get.
+
+        Raises:
+            UserError: the batch cannot be divided equally among the replicas.
+            ValueError: `step` is beyond the epoch.
+        """
+        if not 0 <= step <= self.steps_per_epoch:
+            raise ValueError(f"step {step} is not within the epoch's {self.steps_per_epoch} steps")
+        shares = _Shares.of(self.batch_size, input_context)
+        elements = shares.elements(step, self.steps_per_epoch)
+        context = tf.constant([self._seed, epoch, shares.first_replica, shares.local_replicas], tf.int64)
+        batch = self._train_batch(shares.rows)
+        return _finished(elements, lambda element: batch(element, context))
+
+    def evaluation(self, split: Split, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+        """All examples of a split once, in order: `(features, label, weight)`.
+
+        The last batch is filled up with rows of weight 0.0.
+        """
+        return _in_order(
+            self._features[split],
+            _scaled(self._labels[split], self.info),
+            self.preprocess,
+            self.batch_size,
+            input_context,
+        )
+
+    def validation(self, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+        """`evaluation("validation")`."""
+        return self.evaluation("validation", input_context)
+
+    def test(self, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+        """`evaluation("test")`."""
+        return self.evaluation("test", input_context)
+
+    def examples(self, split: Split) -> Examples:
+        """The raw examples of a split, in the order of `evaluation(split)`; strings come as `bytes`."""
+        origin, rows = self._origins[split]
+        features = {name: np.asarray(tensor) for name, tensor in self._features[split].items()}
+        return Examples(features, np.asarray(self._labels[split]), origin, rows)
+
+    def _make_train_batch(self, rows: int) -> Any:
+        features, labels = self._features["train"], _scaled(self._labels["train"], self.info)
+        num_examples, batch_size, shuffle = len(labels), self.batch_size, self._shuffle
+
+        def make(element: tf.Tensor, context: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+            seed, epoch, first_replica, local_replicas = tf.unstack(context)
+            step, replica = element // local_replicas, first_replica + element % local_replicas
+            index = step * batch_size + replica * rows + tf.range(rows, dtype=tf.int64)
+            if shuffle:
+                key = tf.cast(tf.stack([seed, epoch]), tf.uint32)
+                index = tf.random.experimental.index_shuffle(index, key, tf.constant(num_examples - 1, tf.int64))
+            raw = {name: tf.gather(tensor, index) for name, tensor in features.items()}
+            return self.preprocess(raw), tf.gather(labels, index)
+
+        return make
+
+
+def batches(
+    examples: Examples,
+    preprocess: Preprocessor,
+    info: DatasetInfo,
+    batch_size: int,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Examples in order as model-ready batches, the last one filled up with rows of weight 0.0.
+
+    Args:
+        examples: raw examples, from `read_examples` for instance.
+        preprocess: the run's preprocessor.
+        info: the run's dataset info (a regression's targets are scaled with it).
+        batch_size: rows in a batch over all replicas.
+        input_context: given, the worker gets its replicas' shares.
+
+    Returns:
+        `(features, label, weight)`, or `(features, weight)` where the examples have no labels.
+    """
+    labels = None if examples.labels is None else _scaled(_on_cpu(examples.labels), info)
+    return _in_order(_as_tensors(examples.features), labels, preprocess, batch_size, input_context)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shares:
+    """How a global batch is divided: `rows` for each replica, in the order of the replicas."""
+
+    rows: int
+    first_replica: int
+    local_replicas: int
+
+    @classmethod
+    def of(cls, batch_size: int, context: tf.distribute.InputContext | None) -> "_Shares":
+        if context is None:
+            return cls(batch_size, 0, 1)
+        replicas, workers = context.num_replicas_in_sync, context.num_input_pipelines
+        if batch_size % replicas:
+            raise UserError(
+                f"data.batch_size {batch_size} cannot be divided equally among {replicas} replicas; "
+                f"choose a multiple of {replicas}, such as {-(-batch_size // replicas) * replicas}"
+            )
+        if replicas % workers:
+            raise UserError(f"{replicas} replicas cannot be divided equally among {workers} workers")
+        local = replicas // workers
+        return cls(batch_size // replicas, context.input_pipeline_id * local, local)
+
+    def elements(self, first_step: int, last_step: int) -> tf.data.Dataset:
+        """One number for each (step, local replica), in this order."""
+        return tf.data.Dataset.range(first_step * self.local_replicas, last_step * self.local_replicas)
+
+
+def _in_order(
+    features: Mapping[str, tf.Tensor],
+    labels: tf.Tensor | None,
+    preprocess: Preprocessor,
+    batch_size: int,
+    input_context: tf.distribute.InputContext | None,
+) -> tf.data.Dataset:
+    num_examples = len(next(iter(features.values())))
+    shares = _Shares.of(batch_size, input_context)
+
+    def make(element: tf.Tensor) -> tuple[Any, ...]:
+        step, replica = element // shares.local_replicas, shares.first_replica + element % shares.local_replicas
+        index = step * batch_size + replica * shares.rows + tf.range(shares.rows, dtype=tf.int64)
+        weight = tf.cast(index < num_examples, tf.float32)
+        index = tf.minimum(index, num_examples - 1)
+        inputs = preprocess({name: tf.gather(tensor, index) for name, tensor in features.items()})
+        return (inputs, weight) if labels is None else (inputs, tf.gather(labels, index), weight)
+
+    return _finished(shares.elements(0, -(-num_examples // batch_size)), make)
+
+
+def _finished(elements: tf.data.Dataset, make: Any) -> tf.data.Dataset:
+    batch = elements.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    options = tf.data.Options()
+    # Each worker's share is made above; sharding it once more would lose examples.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    options.deterministic = True
+    return batch.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _traced(build: Any) -> Any:
+    """Keeps one traced function for each number of rows, so that the next epoch's dataset is made without tracing."""
+    functions: dict[int, Any] = {}
+
+    def of(rows: int) -> Any:
+        if rows not in functions:
+            function = tf.function(build(rows), autograph=False)
+            functions[rows] = function.get_concrete_function(tf.TensorSpec([], tf.int64), tf.TensorSpec([4], tf.int64))
+        return functions[rows]
+
+    return of
+
+
+def _as_tensors(features: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    return {name: _on_cpu(values) for name, values in features.items()}
+
+
+def _on_cpu(values: Any) -> tf.Tensor:
+    # A GPU would otherwise take the whole dataset, and give it back row by row.
+    with tf.device("CPU:0"):
+        if isinstance(values, np.ndarray) and values.dtype == object and not len(values):
+            return tf.zeros([0], tf.string)
+        return tf.convert_to_tensor(values)
+
+
+def _scaled(labels: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
+    """Classes as they are; regression targets as the model is trained on them."""
+    if info.task == "classification":
+        return labels
+    values = (np.asarray(labels, np.float64) - info.target_mean) / info.target_scale
+    return _on_cpu(values.astype(np.float32))
+
+
+def _fingerprint(splits: Mapping[Split, Examples]) -> str:
+    """SHA-256 over every raw feature and label, in the order of the splits."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        examples = splits[split]
+        columns = {**{f"feature {name}": examples.features[name] for name in sorted(examples.features)}}
+        columns["label"] = examples.labels
+        for name, values in columns.items():
+            array = np.asarray(values)
+            kind = "text" if array.dtype == object else array.dtype.str
+            digest.update(f"{split}\0{name}\0{kind}\0{array.shape}\0".encode())
+            if array.dtype == object:
+                for value in array.ravel():
+                    content = value if isinstance(value, bytes) else str(value).encode()
+                    digest.update(len(content).to_bytes(8, "little") + content)
+            else:
+                digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

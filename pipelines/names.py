@@ -1,0 +1,65 @@
+"""Names as people write them: near misses in messages, and column names as a server can take them."""
+
+import difflib
+import keyword
+from collections.abc import Iterable, Sequence
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known: the nearest known one, or all of them.
+
+    Example:
+        >>> did_you_mean("lable", ["text", "label"])
+        'did you mean "label"?'
+    """
+    names = list(known)
+    by_folded = {name.casefold().strip(): name for name in names}
+    near = difflib.get_close_matches(wrong.casefold().strip(), by_folded, n=1, cutoff=0.6)
+    return f'did you mean "{by_folded[near[0]]}"?' if near else f"known are {listing(names)}"
+
+
+def listing(names: Iterable[str], limit: int = 12) -> str:
+    """Names in one line, in quotes, shortened where there are many.
+
+    Example:
+        >>> listing(["a", "b"])
+        '"a", "b"'
+    """
+    all_names = list(names)
+    shown = ", ".join(f'"{shorten(name)}"' for name in all_names[:limit])
+    rest = len(all_names) - limit
+    return f"{shown} and {rest:,} more" if rest > 0 else shown or "none"
+
+
+def shorten(text: str, limit: int = 40) -> str:
+    """The text on one line and no longer than `limit` characters, so that a message stays one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def input_names(columns: Sequence[str]) -> list[str]:
+    """The names under which a served model takes these columns: the same, wherever TensorFlow allows it.
+
+    A SavedModel's inputs are named like Python variables, so every other character becomes an underscore; letters of
+    any script stay. Names that would become equal get a number.
+
+    Example:
+        >>> input_names(["age", "年龄", "sepal length (cm)", "class", "2nd"])
+        ['age', '年龄', 'sepal_length__cm_', 'class_', 'column_2nd']
+    """
+    taken: set[str] = set()
+    result = []
+    for column in columns:
+        name = "".join(character if character.isalnum() or character == "_" else "_" for character in column)
+        if not name.isidentifier():
+            name = f"column_{name}"
+        if not name.isidentifier():  # such as superscripts, which are alphanumeric and no part of a name
+            name = "column_" + "".join(c if c.isidentifier() or c.isdecimal() else "_" for c in name[7:])
+        if keyword.iskeyword(name) or name == "self":
+            name += "_"
+        candidate, number = name, 2
+        while candidate in taken:
+            candidate, number = f"{name}_{number}", number + 1
+        taken.add(candidate)
+        result.append(candidate)
+    return result

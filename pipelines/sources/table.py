@@ -1,0 +1,157 @@
+"""Tables: CSV, TSV, JSON Lines and Parquet files of numbers and categories."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.config import TableConfig
+from pipelines.data import SPLITS, Data, Examples
+from pipelines.labels import encode_classes, sorted_class_names
+from pipelines.sources.arrays import classification_data, regression_data
+from pipelines.splits import divide
+from pipelines.tables.cells import categorical_column, numeric_column
+from pipelines.tables.columns import Columns, choose_columns, require_column
+from pipelines.tables.fitting import fit
+from pipelines.tables.labels import class_labels, target_labels
+from pipelines.tables.reading import Table, read
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """The rows of a table that make a split, with their labels as text or numbers."""
+
+    table: Table
+    index: np.ndarray
+    labels: np.ndarray
+
+    def cells(self, column: str) -> list:
+        cells = self.table.cells(column)
+        return [cells[i] for i in self.index]
+
+    def place(self, i: int) -> str:
+        return self.table.place(int(self.index[i]))
+
+
+def load(config: TableConfig) -> Data:
+    """Reads the table(s), divides them, and learns everything else from the training split.
+
+    Raises:
+        UserError: anything that is wrong in the files; the message names file, row and column.
+    """
+    parts = _divided(config)
+    train = parts["train"]
+    columns = choose_columns(list(train.table.frame.columns), train.cells, config, train.table.origin)
+    class_names: tuple[str, ...] = ()
+    if config.task == "classification":
+        class_names = sorted_class_names(list(train.labels))
+    raw = {split: _feature_columns(part, columns, config) for split, part in parts.items()}
+    preprocess = fit(
+        {column: raw["train"][column] for column in columns.numeric},
+        {column: raw["train"][column] for column in columns.categorical},
+        missing=config.missing,
+        normalization=config.normalization,
+        origin=train.table.origin,
+    )
+    inputs = preprocess.input_of
+    splits = {
+        split: Examples(
+            {inputs[column]: _as_served(values) for column, values in raw[split].items()},
+            _encoded(part, class_names, config),
+            part.table.origin,
+            part.index + 1,
+        )
+        for split, part in parts.items()
+    }
+    shape = {"features": (len(preprocess.feature_names),)}
+    if config.task == "regression":
+        return regression_data(splits, config.label, preprocess, shape, config.normalize_target, config)
+    return classification_data(splits, class_names, config.label, preprocess, shape, config)
+
+
+def _divided(config: TableConfig) -> dict[str, _Part]:
+    """The given files as splits, and the training file divided into those that are not given."""
+    paths = {"train": config.path, "validation": config.validation_path, "test": config.test_path}
+    tables = {
+        split: read(
+            Path(config.data_dir, path),
+            delimiter=config.delimiter,
+            encoding=config.encoding,
+            max_memory_gb=config.max_memory_gb,
+            key="data.path" if split == "train" else f"data.{split}_path",
+        )
+        for split, path in paths.items()
+        if path is not None
+    }
+    labels = {split: _labels(table, config) for split, table in tables.items()}
+    names = sorted_class_names(list(labels["train"])) if config.task == "classification" else ()
+    index_of = {name: index for index, name in enumerate(names)}
+    division = divide(
+        len(tables["train"]),
+        config.split,
+        origin=tables["train"].origin,
+        classes=np.array([index_of[label] for label in labels["train"]]) if names else None,
+        class_names=names,
+        with_validation="validation" not in tables,
+        with_test="test" not in tables,
+    )
+    parts: dict[str, _Part] = {}
+    for split in SPLITS:
+        source = split if split in tables else "train"
+        index = np.arange(len(tables[split])) if split in tables and split != "train" else division[split]
+        parts[split] = _Part(tables[source], index, labels[source][index])
+    return parts
+
+
+def _labels(table: Table, config: TableConfig) -> np.ndarray:
+    require_column(config.label, list(table.frame.columns), table.origin, "data.label")
+    cells = table.cells(config.label)
+    if config.task == "classification":
+        return class_labels(cells, config.label, table.place)
+    return target_labels(cells, config.label, table.place)
+
+
+def _encoded(part: _Part, class_names: tuple[str, ...], config: TableConfig) -> np.ndarray:
+    if config.task == "regression":
+        return part.labels.astype(np.float32)
+    return encode_classes(list(part.labels), class_names, column=config.label, place=part.place)
+
+
+def _feature_columns(part: _Part, columns: Columns, config: TableConfig) -> dict[str, np.ndarray]:
+    return read_columns(
+        part.cells, list(part.table.frame.columns), columns, config.missing, part.place, part.table.origin
+    )
+
+
+def read_columns(
+    cells: Callable[[str], list],
+    present: list[str],
+    columns: Columns,
+    missing: str,
+    place: Callable[[int], str],
+    origin: str,
+) -> dict[str, np.ndarray]:
+    """Feature columns as arrays: float64 (NaN where missing) or objects of `str` ("" where missing).
+
+    Args:
+        cells: from a column to its cells.
+        present: the table's columns.
+        columns: the feature columns wanted.
+        missing: `data.missing`.
+        place: from a row's index to file and row, for messages.
+        origin: the file, for messages.
+
+    Raises:
+        UserError: a column is not there, or a cell is wrong.
+    """
+    for column in (*columns.numeric, *columns.categorical):
+        require_column(column, present, origin, "a feature of this run")
+    return {
+        **{c: numeric_column(cells(c), c, missing=missing, place=place) for c in columns.numeric},
+        **{c: categorical_column(cells(c), c, missing=missing, place=place) for c in columns.categorical},
+    }
+
+
+def _as_served(values: np.ndarray) -> np.ndarray:
+    return values if values.dtype == object else values.astype(np.float32)

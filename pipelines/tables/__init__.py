@@ -1,0 +1,1 @@
+"""Tables: reading files as text, columns as features, and the preprocessing that training and serving share."""
