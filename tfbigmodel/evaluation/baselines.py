@@ -9,8 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from tfbigmodel.evaluation.metrics import Metrics, classification_metrics, regression_metrics
 
-# 128 MiB of float32: wide inputs (large images) are fitted on fewer rows, so that time and memory stay bounded.
+# 128 MiB of float32, and 256 million products for one pass over the sample: wide inputs (large images) and many classes
+# are fitted on fewer rows, so that memory and time stay bounded.
 _MAX_VALUES = 32 * 2**20
+_MAX_PRODUCTS = 256 * 2**20
 # Inverse regularisation strengths for the logistic regression: weak suits few columns, strong suits pixels.
 _STRENGTHS = (1.0, 0.1, 0.01)
 _ITERATIONS = 60
@@ -38,7 +40,7 @@ def baselines(
         test_inputs: `(num_test, num_inputs)`.
         test_labels: `(num_test,)`.
         class_names: the classes' names; empty for regression.
-        max_examples: the regression is fitted on at most so many training examples (fewer where a row is very wide),
+        max_examples: the regression is fitted on at most so many training examples (fewer where rows are very wide or classes many),
             sampled, in classification with each class's share kept.
         seed: fixes the sample.
 
@@ -53,7 +55,9 @@ def baselines(
     """
     train_inputs, train_labels = np.asarray(train_inputs), np.asarray(train_labels)
     test_inputs, test_labels = np.asarray(test_inputs), np.asarray(test_labels)
-    sample = _sample(train_inputs, train_labels, task == "classification", max_examples, seed)
+    width = max(1, train_inputs.shape[1])
+    limit = max(2, min(max_examples, _MAX_VALUES // width, _MAX_PRODUCTS // (width * max(1, len(class_names)))))
+    sample = _sample(train_labels, task == "classification", limit, seed)
     inputs, labels = train_inputs[sample].astype(np.float32), train_labels[sample]
     test_inputs = test_inputs.astype(np.float32)
     if task == "regression":
@@ -67,13 +71,10 @@ def baselines(
     }
 
 
-def _sample(
-    inputs: NDArray[Any], labels: NDArray[Any], stratify: bool, max_examples: int, seed: int
-) -> NDArray[np.int64]:
+def _sample(labels: NDArray[Any], stratify: bool, limit: int, seed: int) -> NDArray[np.int64]:
     from sklearn.utils import resample
 
     indices = np.arange(len(labels))
-    limit = max(2, min(max_examples, _MAX_VALUES // max(1, inputs.shape[1])))
     if len(indices) <= limit:
         return indices
     return resample(indices, n_samples=limit, replace=False, random_state=seed, stratify=labels if stratify else None)

@@ -57,16 +57,17 @@ def test_uses_a_stratified_sample_of_the_seed():
     first = baselines(*arguments, max_examples=100)
     assert first["logistic_regression"]["train_examples"] == 100
     assert first["majority_class"]["train_examples"] == 1000
-    assert np.bincount(labels[_sample(inputs, labels, True, 100, 42)]).tolist() == [90, 9, 1]
+    assert np.bincount(labels[_sample(labels, True, 100, 42)]).tolist() == [90, 9, 1]
     assert baselines(*arguments, max_examples=100) == first
     assert baselines(*arguments, max_examples=100, seed=1) != first
 
 
-def test_wide_inputs_are_fitted_on_fewer_rows(monkeypatch):
-    monkeypatch.setattr("tfbigmodel.evaluation.baselines._MAX_VALUES", 100)
+@pytest.mark.parametrize(("bound", "rows"), [("_MAX_VALUES", 50), ("_MAX_PRODUCTS", 25)])
+def test_wide_inputs_and_many_classes_are_fitted_on_fewer_rows(monkeypatch, bound, rows):
+    monkeypatch.setattr(f"tfbigmodel.evaluation.baselines.{bound}", 100)
     inputs, labels = blobs([100, 100])
     result = baselines("classification", inputs, labels, inputs, labels, ["a", "b"])
-    assert result["logistic_regression"]["train_examples"] == 50
+    assert result["logistic_regression"]["train_examples"] == rows
 
 
 def test_not_converged_is_noted_and_not_printed(monkeypatch, capsys, digits):
