@@ -92,6 +92,8 @@ class TrainingConfig(Section):
     """Weight of each class's examples in the training loss; `balanced` makes every class count the same."""
     monitor: str = "loss"
     """The validation metric that says which epoch is best: loss, accuracy, mae …"""
+    validate_every_steps: PositiveInt | None = None
+    """Updates between extra validations inside an epoch, shown in TensorBoard; there is always one at its end."""
     early_stopping: EarlyStoppingConfig | None = None
     final_weights: Literal["best", "last"] = "best"
     """The epoch that evaluate, predict and export use: the best one by `monitor`, or the last."""

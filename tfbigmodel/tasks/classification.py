@@ -54,6 +54,7 @@ def serving_outputs(outputs: tf.Tensor, info: DatasetInfo, threshold: float | No
     if threshold is None:
         index = tf.argmax(logits, axis=-1, output_type=tf.int32)
     else:
-        index = tf.cast(probabilities[:, 1] >= threshold, tf.int32)
+        # Compared in double precision, as `evaluation.metrics.predicted_classes` does.
+        index = tf.cast(tf.cast(probabilities[:, 1], tf.float64) >= threshold, tf.int32)
     names = tf.constant(list(info.class_names))
     return {"label": tf.gather(names, index), "probabilities": probabilities, "logits": logits}

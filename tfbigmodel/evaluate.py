@@ -1,0 +1,189 @@
+"""The command `evaluate`: a trained run's metrics beside baselines, with its worst errors."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipelines.errors import UserError
+from tfbigmodel.command_line import import_tensorflow, make_parser, run_command, say
+from tfbigmodel.workdir import Workdir
+
+if TYPE_CHECKING:
+    from pipelines.data import Data, Examples, Split
+    from tfbigmodel.config import RunConfig
+
+_EPILOG = """examples:
+  python -m tfbigmodel.evaluate --workdir runs/dense
+  python -m tfbigmodel.evaluate --workdir runs/table --input new_customers.csv --threshold 0.3
+"""
+
+
+def evaluate(
+    workdir: Path | str,
+    split: Split = "test",
+    input_file: Path | str | None = None,
+    threshold: float | Literal["auto"] | None = None,
+    data_dir: Path | str | None = None,
+) -> dict[str, Any]:
+    """Measures a trained run, and writes what it found to the workdir.
+
+    Args:
+        workdir: a trained run.
+        split: the run's own split to measure on.
+        input_file: a labelled file to measure on in its place: a table with the run's columns.
+        threshold: the decision threshold for two classes; `auto` is the one with the best F1 on the validation split;
+            the configuration's where None.
+        data_dir: where the run's data is now, if it has moved.
+
+    Returns:
+        `{"metrics": {…}, "baselines": {…}, "worst_errors": […]}`. The metrics are also in metrics.json, under the
+        split's name or under `files`; the whole report in `evaluation/<split or file name>.html`.
+
+    Raises:
+        UserError: the run is not trained, or the file or the data does not fit it.
+
+    Example:
+        >>> evaluate("runs/dense")["metrics"]["accuracy"]
+        0.9777
+    """
+    from pipelines.files import write_json
+    from tfbigmodel.evaluation.errors import worst_errors
+    from tfbigmodel.evaluation.report import write_html_report
+    from tfbigmodel.inference import load_inference
+    from tfbigmodel.measuring import measure
+    from tfbigmodel.model import task_of
+
+    run = Workdir(Path(workdir))
+    config, info = run.config(), run.info()
+    data = _load_data(config, run, data_dir)
+    threshold = _threshold(threshold, run, data)
+    module, _ = load_inference(run, threshold)
+    if threshold is None:
+        threshold = config.evaluation.threshold
+    examples = _examples(run, config, data, split, input_file)
+    metrics, predictions = measure(module, examples, task_of(info), info, threshold)
+    results = {
+        "metrics": metrics,
+        "baselines": _baselines(module, data, examples, config),
+        "worst_errors": worst_errors(
+            examples.labels,
+            predictions,
+            info.class_names,
+            examples.origin,
+            examples.rows,
+            config.evaluation.worst_errors,
+            threshold,
+        ),
+    }
+    name = Path(input_file).name if input_file else split
+    saved = run.metrics()
+    if input_file:
+        saved.setdefault("files", {})[name] = metrics
+    else:
+        saved[split] = metrics
+    saved.setdefault("baselines", {})[name] = results["baselines"]
+    write_json(run.path / "evaluation" / f"{name}.json", results)
+    write_html_report(run.path / "evaluation" / f"{name}.html", results, f"{config.model.chapter}: {name}")
+    write_json(run.metrics_file, saved)
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; see `python -m tfbigmodel.evaluate --help`."""
+    parser = make_parser("tfbigmodel.evaluate", "Measure a trained run beside simple baselines.", _EPILOG)
+    parser.add_argument("--workdir", required=True, help="a trained run")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
+    where.add_argument("--input", dest="input_file", help="a labelled file to measure on in place of a split")
+    parser.add_argument(
+        "--threshold", help="two classes: the second one's probability from which on it is predicted; auto: best F1"
+    )
+    parser.add_argument("--data_dir", help="where the run's data is now, if it has moved")
+    return run_command(parser, _act, argv)
+
+
+def _act(arguments: argparse.Namespace) -> None:
+    run = Workdir(Path(arguments.workdir))
+    run.config()  # a wrong path is told at once
+    threshold = _parse_threshold(arguments.threshold)
+    import_tensorflow()
+
+    from tfbigmodel.evaluation.report import format_report
+
+    results = evaluate(run.path, arguments.split, arguments.input_file, threshold, arguments.data_dir)
+    name = Path(arguments.input_file).name if arguments.input_file else arguments.split
+    say(format_report(results, f"{run.path}: {name}"))
+    say(f"written to {run.metrics_file} and {run.path / 'evaluation' / name}.html")
+
+
+def _parse_threshold(text: str | None) -> float | Literal["auto"] | None:
+    if text is None or text == "auto":
+        return text  # type: ignore[return-value]
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 < value < 1.0:
+        raise UserError(f"--threshold: expected a number between 0 and 1, or auto; received {text}")
+    return value
+
+
+def _load_data(config: RunConfig, run: Workdir, data_dir: Path | str | None) -> Data:
+    from tfbigmodel.model import load_data
+    from tfbigmodel.workdir import check_fingerprint
+
+    if data_dir is not None:
+        moved = config.data.model_copy(update={"data_dir": Path(data_dir).absolute()})
+        config = config.model_copy(update={"data": moved})
+    data = load_data(config)
+    check_fingerprint(run, data.info)
+    return data
+
+
+def _threshold(threshold: float | Literal["auto"] | None, run: Workdir, data: Data) -> float | None:
+    from tfbigmodel.evaluation.metrics import best_threshold
+    from tfbigmodel.inference import load_inference
+
+    if threshold != "auto":
+        return threshold
+    if data.info.num_classes != 2:
+        raise UserError(f"--threshold auto: a decision threshold is for two classes, not {data.info.num_classes}")
+    if not data.info.counts["validation"]:
+        raise UserError("--threshold auto: the run has no validation split to choose it on")
+    examples = data.examples("validation")
+    module, _ = load_inference(run)
+    return best_threshold(examples.labels, module.predict(examples)["probabilities"])
+
+
+def _examples(run: Workdir, config: RunConfig, data: Data, split: Split, input_file: Path | str | None) -> Examples:
+    if input_file is not None:
+        import pipelines
+
+        return pipelines.read_examples(Path(input_file), config.data, data.preprocess, data.info, labelled=True)
+    if not data.info.counts[split]:
+        raise UserError(f"{run.path} has no {split} examples; choose another --split, or --input with a labelled file")
+    return data.examples(split)
+
+
+def _baselines(module: Any, data: Data, examples: Examples, config: RunConfig) -> dict[str, dict[str, Any]]:
+    from tfbigmodel.evaluation.baselines import baselines
+    from tfbigmodel.measuring import model_inputs
+
+    training = data.examples("train")
+    return baselines(
+        data.info.task,
+        model_inputs(module, training),
+        training.labels,
+        model_inputs(module, examples),
+        examples.labels,
+        data.info.class_names,
+        config.evaluation.baseline_examples,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The command `export`: a trained run as a versioned SavedModel that answers raw input."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.errors import UserError
+from tfbigmodel.command_line import import_tensorflow, make_parser, run_command, say
+from tfbigmodel.workdir import Workdir
+
+MANIFEST = "assets.extra/manifest.json"
+_EPILOG = """example:
+  python -m tfbigmodel.export --workdir runs/dense
+  python -m serving.server --port=8500 --model_name=dense --model_base_path=$PWD/exported/dense
+"""
+
+
+def export(workdir: Path | str, output: Path | str, version: int | None = None) -> Path:
+    """Writes `<output>/<version>/`, beside and renamed into place, so that a server never sees half a version.
+
+    Args:
+        workdir: a trained run.
+        output: the model's base path, which a server watches.
+        version: a number; one more than the highest there where None.
+
+    Returns:
+        The version's folder: `saved_model.pb`, `variables/`, `assets/`, `assets.extra/model.json` (class names,
+        chapter) and `assets.extra/manifest.json` (the SHA-256 of every file).
+
+    Raises:
+        UserError: the workdir has no trained model, the version exists, or there is no permission to write.
+
+    Example:
+        >>> export("runs/dense", "exported/dense")
+        PosixPath('exported/dense/1')
+    """
+    import tensorflow as tf
+
+    from pipelines.files import atomic_folder, remove_temporaries, write_json, write_manifest
+    from tfbigmodel.inference import load_inference
+
+    run = Workdir(Path(workdir))
+    config, info = run.config(), run.info()
+    module, checkpoint = load_inference(run)
+    output = Path(output)
+    remove_temporaries(output)
+    number = next_version(output) if version is None else version
+    with atomic_folder(output / str(number)) as folder:
+        tf.saved_model.save(module, str(folder), signatures=dict(module.functions))
+        # TensorFlow's fingerprint and an empty assets folder come with it; TF Serving reads what it knows.
+        description = {
+            "chapter": config.model.chapter,
+            "task": info.task,
+            "class_names": list(info.class_names),
+            "label_name": info.label_name,
+            "threshold": config.evaluation.threshold,
+            "updates": checkpoint.state["updates"],
+        }
+        write_json(folder / "assets.extra" / "model.json", description)
+        write_manifest(folder, MANIFEST)
+    return output / str(number)
+
+
+def next_version(output: Path) -> int:
+    """One more than the highest version in a model's base path, from 1."""
+    versions = [int(path.name) for path in output.glob("*") if path.name.isdecimal()] if output.is_dir() else []
+    return max(versions, default=0) + 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; see `python -m tfbigmodel.export --help`."""
+    parser = make_parser("tfbigmodel.export", "Export a trained run as a SavedModel to serve.", _EPILOG)
+    parser.add_argument("--workdir", required=True, help="a trained run")
+    parser.add_argument("--output", help="the model's base path (default: exported/<name of the workdir>)")
+    parser.add_argument("--version", type=int, help="version number (default: one more than the highest there)")
+    return run_command(parser, _act, argv)
+
+
+def _act(arguments: argparse.Namespace) -> None:
+    Workdir(Path(arguments.workdir)).config()  # a wrong path is told at once
+    if arguments.version is not None and arguments.version < 0:
+        raise UserError(f"--version: expected a number from 0 on, received {arguments.version}")
+    import_tensorflow()
+    output = Path(arguments.output or Path("exported") / Path(arguments.workdir).absolute().name)
+    folder = export(arguments.workdir, output, arguments.version)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    say(f"exported {folder} ({size / 2**20:.1f} MiB)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

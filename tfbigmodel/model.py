@@ -1,0 +1,131 @@
+"""From a configuration to a model, and from a workdir to a trained one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from pipelines.errors import UserError
+from tfbigmodel.chapters import CHAPTERS
+from tfbigmodel.config import RunConfig
+
+if TYPE_CHECKING:
+    import keras
+
+    from pipelines.data import Data, DatasetInfo
+    from tfbigmodel.training.checkpoints import Checkpoint
+    from tfbigmodel.workdir import Workdir
+
+
+def load_data(config: RunConfig) -> Data:
+    """Reads the data that a configuration names.
+
+    Args:
+        config: a run's configuration.
+
+    Returns:
+        Its splits as model-ready batches, with `info` and `preprocess`.
+
+    Raises:
+        UserError: the data is missing or malformed; the message says where.
+
+    Example:
+        >>> data = load_data(load_config("configs/dense.yaml"))
+        >>> data.info.num_classes
+        10
+    """
+    import pipelines
+
+    return pipelines.load(config.data)
+
+
+def build_model(config: RunConfig, info: DatasetInfo) -> keras.Model:
+    """Builds a plain functional Keras model, which user code can compile, fit, save and build on.
+
+    Args:
+        config: a run's configuration. Its seed alone fixes the initial weights: equal calls give equal models.
+        info: the data's description, `data.info`.
+
+    Returns:
+        A model from a dict of features, `(batch_size, …)` each, to logits `(batch_size, num_classes)`, or to values
+        `(batch_size, 1)` for regression.
+
+    Example:
+        >>> config = load_config("configs/dense.yaml")
+        >>> data = load_data(config)
+        >>> model = build_model(config, data.info)
+        >>> model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
+        >>> model.fit(data.train(), validation_data=data.validation())
+    """
+    chapter = CHAPTERS[config.model.chapter]
+    return chapter.build(config.model, info, dtype=config.training.precision, seed=config.training.seed)
+
+
+def task_of(info: DatasetInfo) -> ModuleType:
+    """The module of `tfbigmodel.tasks` with loss, metrics and outputs for the data."""
+    from tfbigmodel.tasks import TASKS
+
+    return TASKS[info.task]
+
+
+def final_checkpoint(workdir: Workdir, config: RunConfig) -> Checkpoint:
+    """The checkpoint that evaluate, predict and export use, by `training.final_weights`.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    from tfbigmodel.training.checkpoints import best_checkpoint, latest_checkpoint
+
+    checkpoint = best_checkpoint(workdir.checkpoints) if config.training.final_weights == "best" else None
+    if checkpoint is None:
+        checkpoint, problems = latest_checkpoint(workdir.checkpoints)
+        if checkpoint is None:
+            reason = problems[0] if problems else "its training has not reached the first one"
+            raise UserError(f"{workdir.path} has no usable checkpoint: {reason}")
+    return checkpoint
+
+
+def load_model(workdir: Workdir) -> tuple[keras.Model, Checkpoint]:
+    """Rebuilds a run's model and loads its final weights.
+
+    Raises:
+        UserError: the folder is not a workdir, has no checkpoint, or it does not fit.
+    """
+    from tfbigmodel.training.checkpoints import write_variables
+
+    config = workdir.config()
+    model = build_model(config, workdir.info())
+    checkpoint = final_checkpoint(workdir, config)
+    write_variables(model.variables, checkpoint.model_arrays(), str(checkpoint.folder))
+    return model, checkpoint
+
+
+def initialise_from(model: keras.Model, source: Path) -> str:
+    """Gives a model another run's final weights, where names and shapes agree.
+
+    Args:
+        model: its weights are changed in place.
+        source: the other run's workdir.
+
+    Returns:
+        One line that says what was taken and what was not.
+
+    Raises:
+        UserError: the folder is not a trained run's workdir, or none of its weights fits.
+    """
+    from tfbigmodel.workdir import Workdir
+
+    workdir = Workdir(source)
+    arrays = final_checkpoint(workdir, workdir.config()).model_arrays()
+    fitting = [v for v in model.weights if v.path in arrays and arrays[v.path].shape == tuple(v.shape)]
+    if not fitting:
+        raise UserError(
+            f"training.initialise_from: no weight of {source} has the name and shape of one of this model's; "
+            f"it has {', '.join(sorted(arrays)[:3])} …"
+        )
+    for variable in fitting:
+        variable.assign(arrays[variable.path])
+    left = [v.path for v in model.weights if not any(v is taken for taken in fitting)]
+    rest = f"; new here: {', '.join(left)}" if left else ""
+    return f"initialised {len(fitting)} of {len(model.weights)} weights from {source}{rest}"

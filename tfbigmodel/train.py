@@ -1,0 +1,262 @@
+"""The command `train`: from a configuration to a trained and measured model in a workdir."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.errors import UserError
+from tfbigmodel.command_line import import_tensorflow, make_parser, run_command, say
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from pipelines.data import Data, DatasetInfo
+    from tfbigmodel.config import RunConfig
+    from tfbigmodel.training.loop import UpdateRule
+    from tfbigmodel.training.state import TrainState
+    from tfbigmodel.training.tensorboard import TensorBoard
+    from tfbigmodel.workdir import Workdir
+
+_EPILOG = """examples:
+  python -m tfbigmodel.train --config configs/dense.yaml --workdir runs/dense
+  python -m tfbigmodel.train --config configs/dense.yaml --workdir runs/wide --set model.hidden_units=[512,256]
+
+The same command goes on where a killed or stopped run was. TensorBoard: tensorboard --logdir runs
+"""
+
+
+def train(
+    config: RunConfig,
+    workdir: Path | str,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Trains a model, or goes on with a run that was killed, and measures it on each split.
+
+    Args:
+        config: the run's configuration.
+        workdir: the folder that holds the whole state of the run.
+        callbacks: ordinary Keras callbacks; batch hooks are called once per execution.
+        progress: print what happens, with Keras' progress bar.
+
+    Returns:
+        What metrics.json holds: `{"train": {…}, "validation": {…}, "test": {…}}`; an empty dictionary on the workers
+        of a multi-worker run that are not its chief.
+
+    Raises:
+        UserError: the configuration, the data or the workdir is not fit for training, or training diverged.
+        Interrupted: SIGTERM or SIGINT arrived; the state is saved.
+
+    Example:
+        >>> metrics = train(load_config("configs/dense.yaml"), "runs/dense")
+        >>> metrics["test"]["accuracy"] > 0.95
+        True
+    """
+    from tfbigmodel.training.distribution import agree, is_chief, make_strategy
+    from tfbigmodel.workdir import Workdir, locked, prepare
+
+    directory = Workdir(Path(workdir))
+    strategy = make_strategy(config.training)
+    if not is_chief(strategy):
+        agree(strategy, 0)  # until the chief has prepared the workdir
+        return _run(config, directory, strategy, callbacks, lambda text: None, progress=False)
+    with locked(directory):
+        prepare(directory, config)
+        agree(strategy, 0)
+        tell = say if progress else lambda text: None
+        return _run(config, directory, strategy, callbacks, tell, progress and sys.stdout.isatty())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; see `python -m tfbigmodel.train --help`."""
+    parser = make_parser("tfbigmodel.train", "Train a model from one YAML file, or go on with a run.", _EPILOG)
+    parser.add_argument("--config", required=True, help="the configuration, a YAML file")
+    parser.add_argument("--workdir", required=True, help="the folder for everything the run writes; made if missing")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
+        help="change a value of the configuration, such as training.epochs=3; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    return run_command(parser, _act, argv)
+
+
+def _act(arguments: argparse.Namespace) -> int:
+    from tfbigmodel.config import load_config
+
+    config = load_config(arguments.config, arguments.overrides)
+    import_tensorflow()
+
+    from tfbigmodel.training.fit import Interrupted
+
+    try:
+        train(config, arguments.workdir, progress=not arguments.quiet)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal_number
+    return 0
+
+
+def _run(
+    config: RunConfig,
+    workdir: Workdir,
+    strategy: tf.distribute.Strategy,
+    callbacks: Sequence[keras.callbacks.Callback],
+    tell: Callable[[str], None],
+    progress: bool,
+) -> dict[str, Any]:
+    import keras
+
+    from pipelines.files import write_json
+    from tfbigmodel.environment import describe_environment
+    from tfbigmodel.model import build_model, load_data, task_of
+    from tfbigmodel.training.distribution import agree, is_chief
+    from tfbigmodel.training.fit import fit
+    from tfbigmodel.training.optimizers import make_optimizer
+    from tfbigmodel.training.rule import make_rule, updates_per_epoch
+    from tfbigmodel.workdir import keep_data_description
+
+    chief = is_chief(strategy)
+    data = load_data(config)
+    if chief:
+        keep_data_description(workdir, data.info, data.preprocess)
+        write_json(workdir.path / "environment.json", describe_environment(strategy))
+    training = config.training
+    rule = make_rule(config, data.info, strategy)
+    steps_per_epoch = updates_per_epoch(config, data)
+    keras.utils.set_random_seed(training.seed)
+    with strategy.scope():
+        model = build_model(config, data.info)
+        optimizer = make_optimizer(
+            training.optimizer,
+            training.schedule,
+            steps_per_epoch=steps_per_epoch,
+            total_steps=steps_per_epoch * training.epochs,
+        )
+        optimizer.build(model.trainable_variables)
+    state = _starting_state(config, workdir, model, optimizer, tell)
+    if len(set(agree(strategy, state.updates))) > 1:
+        raise UserError(f"the workers do not see one {workdir.checkpoints}; put the workdir on a shared file system")
+    finished = state.stopped or state.epoch >= training.epochs
+    if finished and workdir.metrics():
+        reason = "early stopping ended it" if state.stopped else "raise training.epochs to train on"
+        tell(f"{workdir.path} is finished: {state.epoch} epochs, {state.updates} updates; {reason}")
+        return workdir.metrics()
+    tensorboard = None
+    if chief:
+        from tfbigmodel.training.tensorboard import TensorBoard
+
+        workdir.metrics_file.unlink(missing_ok=True)
+        tensorboard = TensorBoard(workdir.tensorboard, config.tensorboard.every_steps, config.tensorboard.histograms)
+        if not state.updates:
+            tensorboard.start(config.model_dump(mode="json"), build_model(config, data.info), _specs(data.info))
+    if state.updates:
+        tell(f"resuming {workdir.path} at epoch {state.epoch + 1}, update {state.updates}")
+    tell(_headline(config, data, model, strategy, rule))
+    try:
+        if not finished:
+            fit(
+                model, optimizer, data, task_of(data.info), strategy, config, rule, state, workdir.checkpoints,
+                tensorboard, callbacks, progress,
+            )  # fmt: skip
+        metrics = _measure_splits(config, workdir, data, tensorboard, state.updates) if chief else {}
+    finally:
+        if tensorboard:
+            tensorboard.close()
+    if chief:
+        write_json(workdir.metrics_file, metrics)
+        tell(_summary(metrics, state))
+    agree(strategy, 0)  # the others wait for the chief, whose coordination they would otherwise leave
+    return metrics
+
+
+def _starting_state(
+    config: RunConfig,
+    workdir: Workdir,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    tell: Callable[[str], None],
+) -> TrainState:
+    """Resume where there is a checkpoint, else take another run's weights where they are asked for, else scratch."""
+    from tfbigmodel.model import initialise_from
+    from tfbigmodel.training.checkpoints import latest_checkpoint, write_variables
+    from tfbigmodel.training.state import TrainState
+
+    checkpoint, problems = latest_checkpoint(workdir.checkpoints)
+    if problems and checkpoint is None:
+        raise UserError(f"no checkpoint can be used: {problems[0]}; remove {workdir.checkpoints} to start anew")
+    for problem in problems:
+        print(f"warning: {problem}; an older checkpoint is used", file=sys.stderr)
+    if checkpoint is not None:
+        write_variables(model.variables, checkpoint.model_arrays(), str(checkpoint.folder))
+        write_variables(optimizer.variables, checkpoint.optimizer_arrays(), str(checkpoint.folder))
+        return TrainState.from_json(checkpoint.state)
+    if config.training.initialise_from is not None:
+        tell(initialise_from(model, config.training.initialise_from))
+    return TrainState()
+
+
+def _measure_splits(
+    config: RunConfig, workdir: Workdir, data: Data, tensorboard: TensorBoard | None, updates: int
+) -> dict[str, Any]:
+    from pipelines.data import SPLITS
+    from tfbigmodel.inference import InferenceModule
+    from tfbigmodel.measuring import measure
+    from tfbigmodel.model import load_model, task_of
+
+    # The final weights in a plain model, along the path that is served: what is reported is what users get.
+    model, _ = load_model(workdir)
+    task = task_of(data.info)
+    threshold = config.evaluation.threshold
+    module = InferenceModule(model, data.preprocess, task, data.info, threshold)
+    metrics: dict[str, Any] = {}
+    for split in SPLITS:
+        if not data.info.counts[split]:
+            continue
+        metrics[split], _ = measure(module, data.examples(split), task, data.info, threshold)
+        if tensorboard and split != "train" and "confusion_matrix" in metrics[split]:
+            from tfbigmodel.evaluation.figures import confusion_matrix_image
+
+            image = confusion_matrix_image(metrics[split]["confusion_matrix"], data.info.class_names)
+            tensorboard.image(f"confusion_matrix/{split}", image, updates)
+    return metrics
+
+
+def _specs(info: DatasetInfo) -> dict[str, tf.TensorSpec]:
+    import tensorflow as tf
+
+    return {name: tf.TensorSpec([None, *shape], info.input_dtypes[name], name) for name, shape in info.inputs.items()}
+
+
+def _headline(
+    config: RunConfig, data: Data, model: keras.Model, strategy: tf.distribute.Strategy, rule: UpdateRule
+) -> str:
+    counts = ", ".join(f"{count:,} {split}" for split, count in data.info.counts.items())
+    replicas = strategy.num_replicas_in_sync
+    return (
+        f"{config.model.chapter}: {model.count_params():,} parameters; examples: {counts}; "
+        f"batch {rule.batch_size * rule.accumulation}, {config.training.precision}, "
+        f"{'XLA' if rule.jit_compile else 'no XLA'}, {replicas} replica{'s' if replicas > 1 else ''}"
+    )
+
+
+def _summary(metrics: dict[str, Any], state: TrainState) -> str:
+    names = [
+        name for name in ("loss", "accuracy", "f1_macro", "roc_auc", "mae", "rmse", "r2") if name in metrics["train"]
+    ]
+    lines = [
+        f"finished after {state.epoch} epochs, {state.updates} updates",
+        f"{'':12}" + "".join(f"{n:>12}" for n in names),
+    ]
+    for split, values in metrics.items():
+        cells = (f"{values[n]:12.4f}" if values[n] is not None else f"{'-':>12}" for n in names)
+        lines.append(f"{split:12}" + "".join(cells))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Checkpoints: written whole or not at all, with checksums; the last k kept, and the best.
+
+A checkpoint is a folder `step-<updates>` with the tensors of the model and of the optimizer (safetensors, which
+cannot hold code), `state.json` (where training stands) and `manifest.json` (the SHA-256 of each file).
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from pipelines.errors import MissingFileError, UserError
+from pipelines.files import TEMPORARY_MARK, atomic_folder, read_json, verify_manifest, write_json, write_manifest
+
+MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, MANIFEST = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "manifest.json",
+)
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files have been verified.
+
+    Attributes:
+        folder: where it is.
+        state: where training stood, as it was given to `save_checkpoint`.
+    """
+
+    folder: Path
+    state: dict[str, Any]
+
+    def model_arrays(self) -> dict[str, np.ndarray]:
+        """The model's tensors, by variable path."""
+        return _load_arrays(self.folder / MODEL_FILE)
+
+    def optimizer_arrays(self) -> dict[str, np.ndarray]:
+        """The optimizer's tensors, by variable path."""
+        return _load_arrays(self.folder / OPTIMIZER_FILE)
+
+
+def save_checkpoint(root: Path, step: int, model: Arrays, optimizer: Arrays, state: Mapping[str, Any]) -> Path:
+    """Writes a checkpoint as `root/step-<step>`; it appears whole or not at all.
+
+    Args:
+        root: the folder of all checkpoints of a run.
+        step: updates done.
+        model: the model's tensors, as `read_variables` gives them.
+        optimizer: the optimizer's tensors.
+        state: where training stands, JSON values; `monitor` (float, lower is better) makes it a candidate for the best.
+
+    Raises:
+        UserError: a tensor is not finite, so that the checkpoint would be of no use, or it cannot be written.
+    """
+    for name, array in model.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise UserError(f"weight {name} is not finite after update {step}; the checkpoint is not written")
+    folder = root / f"step-{step:010d}"
+    remove_folder(folder)  # a damaged one, from which training did not resume
+    with atomic_folder(folder) as temporary:
+        save_file(dict(model), temporary / MODEL_FILE)
+        save_file(dict(optimizer), temporary / OPTIMIZER_FILE)
+        write_json(temporary / STATE_FILE, dict(state))
+        write_manifest(temporary, MANIFEST)
+    return folder
+
+
+def latest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint whose files are whole.
+
+    Returns:
+        The checkpoint (None where there is none), and what is wrong with each newer one that was passed over.
+    """
+    problems = []
+    for folder in reversed(_folders(root)):
+        try:
+            return open_checkpoint(folder), problems
+        except UserError as error:
+            problems.append(str(error))
+    return None, problems
+
+
+def best_checkpoint(root: Path) -> Checkpoint | None:
+    """The checkpoint with the lowest `monitor` in its state; None where no state has one.
+
+    Raises:
+        UserError: the best one is damaged.
+    """
+    best = _best_folder(_folders(root))
+    return open_checkpoint(best) if best else None
+
+
+def prune_checkpoints(root: Path, keep: int) -> None:
+    """Removes all but the `keep` newest checkpoints and the best one."""
+    folders = _folders(root)
+    best = _best_folder(folders)
+    for folder in folders[:-keep]:
+        if folder != best:
+            remove_folder(folder)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Opens a checkpoint after verifying every file's checksum.
+
+    Raises:
+        UserError: a file is missing or damaged; the message names it.
+    """
+    if not folder.is_dir():
+        raise MissingFileError(f"no checkpoint {folder}")
+    verify_manifest(folder, MANIFEST)
+    return Checkpoint(folder, read_json(folder / STATE_FILE))
+
+
+def read_variables(variables: Iterable[keras.Variable]) -> dict[str, np.ndarray]:
+    """Copies variables to the host, by path.
+
+    Every worker must call this, since reading a variable that replicas hold parts of is a collective operation.
+
+    Raises:
+        ValueError: two variables have one path (layers must have names of their own).
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for variable in variables:
+        if variable.path in arrays:
+            raise ValueError(f"two variables are called {variable.path}; give the model's layers different names")
+        arrays[variable.path] = np.array(keras.ops.convert_to_numpy(variable.value), order="C")
+    return arrays
+
+
+def write_variables(variables: Iterable[keras.Variable], arrays: Arrays, origin: str) -> None:
+    """Sets variables to what `read_variables` read.
+
+    Raises:
+        UserError: names or shapes differ from the model's.
+    """
+    variables = list(variables)
+    missing = {variable.path for variable in variables} ^ set(arrays)
+    if missing:
+        raise UserError(f"{origin} does not fit the model: {', '.join(sorted(missing)[:3])} is in one of them only")
+    for variable in variables:
+        array = arrays[variable.path]
+        if tuple(variable.shape) != array.shape:
+            raise UserError(
+                f"{origin} does not fit the model: {variable.path} has shape {array.shape} there, "
+                f"{tuple(variable.shape)} here"
+            )
+        variable.assign(array)
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder so that a kill in between leaves no half of it under its name."""
+    if folder.exists():
+        doomed = folder.with_name(f".{folder.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}")
+        os.rename(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(root.glob("step-*"))
+
+
+def _best_folder(folders: list[Path]) -> Path | None:
+    rated = []
+    for folder in folders:
+        try:
+            monitor = read_json(folder / STATE_FILE).get("monitor")
+        except (OSError, ValueError):  # damaged: found and named when it is opened
+            continue
+        if monitor is not None:
+            rated.append((monitor, folder))
+    return min(rated)[1] if rated else None
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,87 @@
+"""Where training runs: devices, strategies, and who of several workers writes."""
+
+import json
+import os
+
+import tensorflow as tf
+
+from pipelines.errors import UserError
+from tfbigmodel.config import TrainingConfig
+
+
+def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
+    """Sets up the devices and makes the strategy that `training.strategy` names.
+
+    GPU memory grows as it is needed, so that training and serving can share a card. For `multi_worker` this must be
+    called before anything else uses TensorFlow.
+
+    Raises:
+        UserError: TF_CONFIG is missing or malformed, or TensorFlow has fixed its devices already.
+    """
+    try:
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+        if config.virtual_cpus:
+            cpu = tf.config.list_physical_devices("CPU")[0]
+            devices = [tf.config.LogicalDeviceConfiguration()] * config.virtual_cpus
+            tf.config.set_logical_device_configuration(cpu, devices)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"devices cannot be set up any more in this process ({error}); start a new one") from error
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if config.strategy == "mirrored":
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if config.strategy == "multi_worker":
+        check_tf_config()
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def check_tf_config() -> None:
+    """Checks that the environment variable TF_CONFIG names this process's place among the workers.
+
+    Raises:
+        UserError: it is missing or not of the form that TensorFlow expects.
+    """
+    example = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        raise UserError(f"training.strategy: multi_worker needs the environment variable TF_CONFIG, such as {example}")
+    try:
+        value = json.loads(text)
+        workers = value["cluster"]["worker"]
+        index = int(value["task"]["index"])
+        value["task"]["type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"TF_CONFIG is not of the form {example}; received {text}") from error
+    if not 0 <= index < len(workers):
+        raise UserError(f"TF_CONFIG: task index {index} is not below the number of workers, {len(workers)}")
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes: the only one, or worker 0 of several."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not hasattr(strategy.extended, "_in_multi_worker_mode"):
+        return True
+    return resolver.task_type in (None, "", "chief") or (resolver.task_type == "worker" and resolver.task_id == 0)
+
+
+def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
+    """Whether several processes train together."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def agree(strategy: tf.distribute.Strategy, value: int) -> list[int]:
+    """Waits for all workers and returns the value that each of them gave; `[value]` for a single process."""
+    if not is_multi_worker(strategy):
+        return [value]
+
+    @tf.function
+    def exchange() -> tf.Tensor:
+        def each(x: tf.Tensor) -> tf.Tensor:
+            return tf.distribute.get_replica_context().all_gather(x, axis=0)
+
+        return strategy.experimental_local_results(strategy.run(each, args=(tf.constant([value], tf.int64),)))[0]
+
+    return [int(x) for x in exchange().numpy()]

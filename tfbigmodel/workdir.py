@@ -1,0 +1,185 @@
+"""A workdir: the whole state of a run, and the only thing that the commands after `train` need."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.errors import MissingFileError, UserError
+from pipelines.files import atomic_folder, read_json, remove_temporaries, write_json, write_text
+from tfbigmodel.config import RunConfig, changed_keys, dump_config, load_config
+
+if TYPE_CHECKING:
+    from pipelines.data import DatasetInfo, Preprocessor
+
+# What may differ between a workdir's configuration and the one it is resumed with: how long to train, and where the
+# data and weights lie (info.json's fingerprint still tells whether they are the same data).
+_MAY_CHANGE = {"training.epochs", "data.data_dir"}
+
+
+@dataclass(frozen=True)
+class Workdir:
+    """The paths of a run.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def info_file(self) -> Path:
+        """What the data is: classes, shapes, counts."""
+        return self.path / "info.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """The finished run's metrics on each split; it is written last."""
+        return self.path / "metrics.json"
+
+    @property
+    def preprocessor(self) -> Path:
+        """The folder with the preprocessor's configuration and vocabularies."""
+        return self.path / "preprocessor"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of the event files."""
+        return self.path / "tensorboard"
+
+    def config(self) -> RunConfig:
+        """The run's configuration.
+
+        Raises:
+            UserError: the folder is not a workdir.
+        """
+        if not self.config_file.is_file():
+            raise MissingFileError(f"{self.path} is not a workdir: it has no config.yaml; make one with "
+                                   "python -m tfbigmodel.train --config … --workdir …")  # fmt: skip
+        return load_config(self.config_file)
+
+    def info(self) -> DatasetInfo:
+        """What the data is.
+
+        Raises:
+            UserError: training has not got as far as reading the data.
+        """
+        from pipelines.data import DatasetInfo
+
+        if not self.info_file.is_file():
+            raise MissingFileError(f"{self.path} has no info.json: its training has not started; run train first")
+        return DatasetInfo.from_json(read_json(self.info_file))
+
+    def load_preprocessor(self) -> Preprocessor:
+        """The object that maps raw features to model inputs."""
+        import pipelines
+
+        return pipelines.load_preprocessor(self.preprocessor)
+
+    def metrics(self) -> dict[str, Any]:
+        """What metrics.json holds; an empty dictionary before training has finished."""
+        return read_json(self.metrics_file) if self.metrics_file.is_file() else {}
+
+
+def prepare(workdir: Workdir, config: RunConfig) -> bool:
+    """Makes a workdir for a configuration, or checks that an existing one was made with it.
+
+    Returns:
+        Whether there was a run in it already.
+
+    Raises:
+        UserError: the folder holds a run of another configuration, or other files, or cannot be written.
+    """
+    remove_temporaries(workdir.path)
+    remove_temporaries(workdir.checkpoints)
+    existed = workdir.config_file.is_file()
+    if existed:
+        changed = {key: both for key, both in changed_keys(workdir.config(), config).items() if key not in _MAY_CHANGE}
+        if "training.seed" in changed:
+            changed.pop("data.shuffle_seed", None)  # it follows from the other
+        if changed:
+            key, (old, new) = next(iter(changed.items()))
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise UserError(
+                f"{workdir.path} was made with another configuration: {key} is {old!r} there and {new!r} now{more}; "
+                "use another --workdir, or the configuration it was made with"
+            )
+    elif any(path.name != _LOCK_NAME for path in workdir.path.iterdir()):
+        raise UserError(f"{workdir.path} holds other files and no config.yaml; choose an empty or a new --workdir")
+    write_text(workdir.config_file, dump_config(config))
+    return existed
+
+
+def keep_data_description(workdir: Workdir, info: DatasetInfo, preprocess: Preprocessor) -> None:
+    """Writes info.json and preprocessor/, or checks that those of an earlier start are the same.
+
+    Raises:
+        UserError: the data has changed since.
+    """
+    if workdir.info_file.is_file():
+        check_fingerprint(workdir, info)
+    if not workdir.preprocessor.exists():
+        with atomic_folder(workdir.preprocessor) as folder:
+            preprocess.save(folder)
+    write_json(workdir.info_file, info.to_json())
+
+
+def check_fingerprint(workdir: Workdir, info: DatasetInfo) -> None:
+    """Checks that data is what a run was trained on.
+
+    Raises:
+        UserError: examples or their division have changed since.
+    """
+    before = workdir.info().fingerprint
+    if before != info.fingerprint:
+        raise UserError(
+            f"the data is not what {workdir.path} was trained on (its fingerprint is {info.fingerprint[:12]}, "
+            f"was {before[:12]}); use the data it was made with, or train in another workdir"
+        )
+
+
+_LOCK_NAME = ".lock"
+
+
+@contextlib.contextmanager
+def locked(workdir: Workdir) -> Iterator[None]:
+    """Makes the folder and keeps other processes from training in it; a killed process's lock is gone with it.
+
+    Raises:
+        UserError: another process trains there, or the folder cannot be made or written.
+    """
+    try:
+        workdir.path.mkdir(parents=True, exist_ok=True)
+        file = open(workdir.path / _LOCK_NAME, "a+")  # noqa: SIM115 - open as long as the lock is held
+    except PermissionError as error:
+        raise UserError(f"no permission to write the workdir {workdir.path}; choose another --workdir") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot make the workdir {workdir.path}: {error.strerror}; choose another --workdir"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise UserError(f"{workdir.path} is in use by process {owner}; wait for it or use another") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
