@@ -92,6 +92,12 @@ def test_few_examples_of_a_class():
     assert result["logistic_regression"]["accuracy"] > 0.9
 
 
+def test_nearly_as_many_classes_as_examples():
+    inputs, labels = blobs([2] * 10)
+    result = baselines("classification", inputs, labels, inputs, labels, list("abcdefghij"), max_examples=12)
+    assert result["logistic_regression"]["train_examples"] == 12
+
+
 def test_one_class_only_is_noted():
     inputs, labels = blobs([5])
     result = baselines("classification", inputs, labels, inputs, labels, ["a", "b"])
