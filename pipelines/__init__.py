@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from pipelines.batching import MemoryData, batches
     from pipelines.loading import load
     from pipelines.preprocessors import load_preprocessor
-    from pipelines.reading import examples_from_table, read_examples, read_image_files, read_table
+    from pipelines.reading import read_examples, read_image_files, read_table
 
 __all__ = [
     "MemoryData",
     "batches",
-    "examples_from_table",
     "load",
     "load_preprocessor",
     "read_examples",
@@ -37,7 +36,6 @@ __all__ = [
 _HOMES = {
     "MemoryData": "pipelines.batching",
     "batches": "pipelines.batching",
-    "examples_from_table": "pipelines.reading",
     "load": "pipelines.loading",
     "load_preprocessor": "pipelines.preprocessors",
     "read_examples": "pipelines.reading",

@@ -52,6 +52,7 @@ class MemoryData:
         self._features = {split: _as_tensors(splits[split].features) for split in SPLITS}
         self._labels = {split: _on_cpu(splits[split].labels) for split in SPLITS}
         self._train_batch = _traced(self._make_train_batch)
+        self._evaluations: dict[tuple[Split, _Shares], tf.data.Dataset] = {}
 
     def train(
         self, epoch: int = 0, step: int = 0, input_context: tf.distribute.InputContext | None = None
@@ -81,13 +82,12 @@ class MemoryData:
 
         The last batch is filled up with rows of weight 0.0.
         """
-        return _in_order(
-            self._features[split],
-            _scaled(self._labels[split], self.info),
-            self.preprocess,
-            self.batch_size,
-            input_context,
-        )
+        key = (split, _Shares.of(self.batch_size, input_context))
+        if key not in self._evaluations:
+            # Kept, because making it traces the preprocessing, and every epoch ends with an evaluation.
+            labels = _scaled(self._labels[split], self.info)
+            self._evaluations[key] = _in_order(self._features[split], labels, self.preprocess, self.batch_size, key[1])
+        return self._evaluations[key]
 
     def validation(self, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
         """`evaluation("validation")`."""
@@ -140,7 +140,8 @@ def batches(
         `(features, label, weight)`, or `(features, weight)` where the examples have no labels.
     """
     labels = None if examples.labels is None else _scaled(_on_cpu(examples.labels), info)
-    return _in_order(_as_tensors(examples.features), labels, preprocess, batch_size, input_context)
+    shares = _Shares.of(batch_size, input_context)
+    return _in_order(_as_tensors(examples.features), labels, preprocess, batch_size, shares)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,10 +177,9 @@ def _in_order(
     labels: tf.Tensor | None,
     preprocess: Preprocessor,
     batch_size: int,
-    input_context: tf.distribute.InputContext | None,
+    shares: _Shares,
 ) -> tf.data.Dataset:
     num_examples = len(next(iter(features.values())))
-    shares = _Shares.of(batch_size, input_context)
 
     def make(element: tf.Tensor) -> tuple[Any, ...]:
         step, replica = element // shares.local_replicas, shares.first_replica + element % shares.local_replicas

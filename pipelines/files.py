@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,10 +44,10 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _remove_if_there(temporary)
         raise _write_error(path, error) from error
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove_if_there(temporary)
         raise
 
 
@@ -163,6 +163,13 @@ def remove_temporaries(folder: Path) -> None:
 
 def _temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}")
+
+
+def _remove_if_there(path: Path) -> None:
+    # Where the file could not be made, for a parent that is no folder for instance, it cannot be removed either; the
+    # error that stopped the writing is the one to tell.
+    with suppress(OSError):
+        path.unlink()
 
 
 def _sync_file(path: Path) -> None:

@@ -146,7 +146,7 @@ class TablePreprocessor(tf.Module):
         allowed = np.repeat([bool(column.fill) for column in columns], widths)
         absent = tf.math.is_nan(values)
         refused = tf.math.is_inf(values) | (absent & ~allowed)
-        values = _refusing(refused, names, "is missing (NaN) or infinite", values)
+        values = _refusing(refused, names, "is infinite, or missing (NaN) and may not be,", values)
         # In float64: a column of time stamps minus their mean would lose all its digits in float32.
         exact = tf.cast(values, tf.float64)
         if allowed.any():
@@ -207,7 +207,7 @@ def _category(value: tf.Tensor, column: CategoricalColumn) -> tf.Tensor:
     absent = tf.equal(stripped, "")
     if column.fill is not None:
         return tf.where(absent, column.fill, stripped)
-    return _refusing(absent[:, tf.newaxis], np.array([column.column]), "is missing (empty)", stripped)
+    return _refusing(absent[:, tf.newaxis], np.array([column.column]), "is missing (empty) and may not be", stripped)
 
 
 def _refusing(refused: tf.Tensor, names: np.ndarray, what: str, values: tf.Tensor) -> tf.Tensor:
@@ -217,8 +217,8 @@ def _refusing(refused: tf.Tensor, names: np.ndarray, what: str, values: tf.Tenso
         wrong = tf.unique(tf.boolean_mask(tf.constant(names, tf.string), tf.reduce_any(refused, axis=0)))[0]
         row = tf.argmax(tf.reduce_any(refused, axis=1))
         message = tf.strings.format(
-            f"column {{}} {what} in element {{}} of the batch; every value must be given, "
-            "because the model was trained with data.missing: refuse",
+            f"column {{}} {what} in element {{}} of the batch; numbers must be finite, and no value may be missing "
+            "where the model was trained with data.missing: refuse",
             (tf.strings.reduce_join(wrong, separator=", "), row),
         )
         with tf.control_dependencies([tf.debugging.Assert(False, [message])]):

@@ -1,0 +1,199 @@
+"""TensorFlow Datasets that are prepared on disk: images of one size, or numbers; nothing is fetched unasked."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.config import TfdsConfig
+from pipelines.data import SPLITS, Data, Examples
+from pipelines.errors import UserError
+from pipelines.labels import sorted_class_names
+from pipelines.names import did_you_mean, listing
+from pipelines.sources.arrays import classification_data, image_data, regression_data
+from pipelines.sources.tfds_features import Plan, plan
+from pipelines.sources.tfds_prepared import prepared_builder
+from pipelines.splits import divide
+from pipelines.tables.cells import check_finite
+from pipelines.tables.fitting import fit
+
+# Read at a time: enough to decode images in parallel, little beside the dataset itself.
+_ROWS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """The examples of one split: feature → array, labels, and where they come from."""
+
+    features: dict[str, np.ndarray]
+    labels: np.ndarray
+    origin: str
+    rows: np.ndarray
+
+    def at(self, index: np.ndarray) -> "_Part":
+        features = {name: values[index] for name, values in self.features.items()}
+        return _Part(features, self.labels[index], self.origin, self.rows[index])
+
+
+def load(config: TfdsConfig) -> Data:
+    """Reads a prepared TFDS dataset into memory and divides it as configured.
+
+    Raises:
+        UserError: it is not prepared (and `download` is not set), a split does not exist, its features are neither an
+            image of one size nor numbers, it does not fit in `max_memory_gb`, or a file is damaged.
+    """
+    builder = prepared_builder(config)
+    wanted = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
+    sizes = {split: _num_examples(builder, text, split) for split, text in wanted.items() if text is not None}
+    scheme = plan(builder.info, config)
+    _check_memory(scheme, sum(sizes.values()), config)
+    given = {split: _read(builder, text, scheme) for split, text in wanted.items() if text is not None}
+    class_names = _class_names(scheme, given["train"])
+    labels = {split: _labels(part, scheme, class_names) for split, part in given.items()}
+    division = divide(
+        sizes["train"],
+        config.split,
+        origin=given["train"].origin,
+        classes=labels["train"] if class_names else None,
+        class_names=class_names,
+        with_validation="validation" not in given,
+        with_test="test" not in given,
+    )
+    parts: dict[str, _Part] = {}
+    for split in SPLITS:
+        source = given[split if split in given else "train"]
+        source = dataclasses.replace(source, labels=labels[split if split in given else "train"])
+        parts[split] = source if split in given and split != "train" else source.at(division[split])
+    if scheme.image is not None:
+        return image_data({split: _examples(part) for split, part in parts.items()}, class_names, scheme.label, config)
+    return _table_data(parts, scheme, class_names, config)
+
+
+def _num_examples(builder: Any, text: str, split: str) -> int:
+    known = list(builder.info.splits)
+    try:
+        number = int(builder.info.splits[text].num_examples)
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UserError(
+            f'{builder.info.full_name} has no split "{text}" (data.{split}_split); {did_you_mean(text, known)} '
+            f"(a part is written train[:10%]; null takes a share of the training split)"
+        ) from error
+    if not number:
+        raise UserError(f'{builder.info.full_name}: split "{text}" (data.{split}_split) is empty; choose a larger part')
+    return number
+
+
+def _check_memory(scheme: Plan, num_examples: int, config: TfdsConfig) -> None:
+    size = num_examples * scheme.bytes_per_example / 2**30
+    if size > config.max_memory_gb:
+        raise UserError(
+            f"{scheme.dataset} takes {size:.3g} GiB in memory ({num_examples:,} examples), and data.max_memory_gb is "
+            f"{config.max_memory_gb:g}; raise it if the machine has more, or take a part: data.train_split: train[:10%]"
+        )
+
+
+def _read(builder: Any, text: str, scheme: Plan) -> _Part:
+    """Reads a split in the order in which it is stored."""
+    import tensorflow_datasets as tfds
+
+    # One file after the other: interleaving files would make the order depend on how many there are.
+    order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    origin = f"{scheme.dataset} {text}"
+    names = [*scheme.features, scheme.label]
+    number = int(builder.info.splits[text].num_examples)
+    columns: dict[str, np.ndarray] = {}
+    filled = 0
+    try:
+        dataset = builder.as_dataset(split=text, shuffle_files=False, read_config=order)
+        chosen = dataset.map(lambda example: {name: example[name] for name in names})
+        for batch in chosen.batch(_ROWS).prefetch(2).as_numpy_iterator():
+            for name, values in batch.items():
+                if name not in columns:
+                    columns[name] = np.empty((number, *values.shape[1:]), values.dtype)
+                columns[name][filled : filled + len(values)] = values
+            filled += len(values)
+    except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+        reason = str(error.message).splitlines()[0]
+        raise UserError(
+            f"{origin}: a file in {builder.data_dir} is missing or damaged ({reason:.200}); "
+            "remove the folder and prepare the dataset again"
+        ) from error
+    if filled != number:
+        raise UserError(f"{origin} has {filled} examples where dataset_info.json says {number}; prepare it again")
+    labels = columns.pop(scheme.label)
+    return _Part(columns, labels, origin, np.arange(number))
+
+
+def _class_names(scheme: Plan, train: _Part) -> tuple[str, ...]:
+    if scheme.task == "regression":
+        return ()
+    return scheme.class_names or sorted_class_names([str(label) for label in np.unique(train.labels)])
+
+
+def _labels(part: _Part, scheme: Plan, class_names: tuple[str, ...]) -> np.ndarray:
+    if scheme.task == "regression":
+        targets = part.labels.astype(np.float64)
+        check_finite(targets, scheme.label, missing="refuse", place=lambda i: f"{part.origin} example {part.rows[i]}")
+        return targets.astype(np.float32)
+    if scheme.class_names:
+        labels = part.labels.astype(np.int64)
+    else:
+        index_of = {name: index for index, name in enumerate(class_names)}
+        labels = np.array([index_of.get(str(label), -1) for label in part.labels])
+    unknown = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+    if len(unknown):
+        place = unknown[0]
+        raise UserError(
+            f'{part.origin} example {part.rows[place]}: label "{part.labels[place]}" is none of the training classes '
+            f"({listing(class_names)}); TFDS marks unlabelled examples with -1: choose a split that has labels"
+        )
+    return labels.astype(np.int32)
+
+
+def _table_data(parts: Mapping[str, _Part], scheme: Plan, class_names: tuple[str, ...], config: TfdsConfig) -> Data:
+    raw = {split: _table_columns(part, scheme) for split, part in parts.items()}
+    categorical = set(scheme.categories)
+    preprocess = fit(
+        {name: values for name, values in raw["train"].items() if name not in categorical},
+        {name: values for name, values in raw["train"].items() if name in categorical},
+        missing="refuse",
+        normalization=config.normalization,
+        origin=parts["train"].origin,
+    )
+    splits = {}
+    for split, part in parts.items():
+        columns = {preprocess.input_of[name]: _as_served(values) for name, values in raw[split].items()}
+        splits[split] = Examples(columns, part.labels, part.origin, part.rows)
+    shape = {"features": (len(preprocess.feature_names),)}
+    if scheme.task == "regression":
+        return regression_data(splits, scheme.label, preprocess, shape, config.normalize_target, config)
+    return classification_data(splits, class_names, scheme.label, preprocess, shape, config)
+
+
+def _table_columns(part: _Part, scheme: Plan) -> dict[str, np.ndarray]:
+    """Numbers as float64, checked; categories by their names."""
+    columns: dict[str, np.ndarray] = {}
+    for name, values in part.features.items():
+        if name in scheme.categories:
+            names = np.array(["", *scheme.categories[name]], object)  # index -1 is TFDS's mark for "unknown"
+            columns[name] = names[values + 1]
+            unknown = np.flatnonzero(values < 0)
+            if len(unknown):
+                raise UserError(f"{part.origin} example {part.rows[unknown[0]]}: feature {name} has no value")
+            continue
+        numbers = values.astype(np.float64)
+        for component in numbers.reshape(len(numbers), -1).T:
+            check_finite(component, name, missing="refuse", place=lambda i: f"{part.origin} example {part.rows[i]}")
+        columns[name] = numbers
+    return columns
+
+
+def _examples(part: _Part) -> Examples:
+    (pixels,) = part.features.values()
+    return Examples({"pixels": pixels}, part.labels, part.origin, part.rows)
+
+
+def _as_served(values: np.ndarray) -> np.ndarray:
+    return values if values.dtype == object else values.astype(np.float32)

@@ -1,0 +1,153 @@
+"""What of a TFDS dataset can be learned from: one image of a fixed size, or numbers and classes."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from pipelines.config import TfdsConfig
+from pipelines.errors import UserError
+from pipelines.names import did_you_mean, listing
+
+_USABLE = "usable are one uint8 image of fixed size and 1 or 3 channels, or scalars and vectors of numbers and classes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a dataset's features become inputs and label.
+
+    Attributes:
+        dataset: its full name, with version, for messages.
+        features: the input features.
+        image: the name of the image feature; None for a table of numbers.
+        categories: the input features that are classes, with the classes' names.
+        label: the feature to predict.
+        class_names: the label's names as TFDS declares them; empty where it declares none.
+        task: `classification` or `regression`.
+        bytes_per_example: that an example takes in memory.
+    """
+
+    dataset: str
+    features: tuple[str, ...]
+    image: str | None
+    categories: Mapping[str, tuple[str, ...]]
+    label: str
+    class_names: tuple[str, ...]
+    task: Literal["classification", "regression"]
+    bytes_per_example: int
+
+
+def plan(info: Any, config: TfdsConfig) -> Plan:
+    """Decides what the inputs and the label are.
+
+    Args:
+        info: the dataset's `tfds.core.DatasetInfo`.
+        config: the run's configuration.
+
+    Raises:
+        UserError: a feature cannot be used; the message has its name and kind, and says what can be used.
+    """
+    import tensorflow_datasets as tfds
+
+    dataset = f"tfds {info.full_name}"
+    if not isinstance(info.features, tfds.features.FeaturesDict):
+        raise UserError(f"{dataset} has no named features; {_USABLE}")
+    features = dict(info.features.items())
+    inputs, label = _roles(info, features, config, dataset)
+    class_names = _label_names(features[label], label, config, dataset)
+    images = [name for name in inputs if isinstance(features[name], tfds.features.Image)]
+    for name in inputs:
+        if not _is_usable(features[name], image_allowed=len(images) == 1 == len(inputs)):
+            raise UserError(f"{dataset}: feature {name} ({_kind(features[name])}) cannot be used; {_USABLE}")
+    categories = {
+        name: tuple(features[name].names) for name in inputs if isinstance(features[name], tfds.features.ClassLabel)
+    }
+    if images and config.task == "regression":
+        raise UserError(f"{dataset}: data.task: regression works on numbers, and {images[0]} is an image")
+    sizes = [int(np.prod(features[name].shape)) * (1 if images else 4) for name in inputs]
+    return Plan(
+        dataset=dataset,
+        features=inputs,
+        image=images[0] if images else None,
+        categories=categories,
+        label=label,
+        class_names=class_names,
+        task=config.task,
+        bytes_per_example=sum(sizes) + 4,
+    )
+
+
+def _roles(info: Any, features: Mapping[str, Any], config: TfdsConfig, dataset: str) -> tuple[tuple[str, ...], str]:
+    """Input features and label: as TFDS declares them, or all others beside the label that the user names."""
+    declared = info.supervised_keys
+    if config.label is not None and config.label not in features:
+        raise UserError(
+            f'{dataset} has no feature "{config.label}" (data.label); {did_you_mean(config.label, features)}'
+        )
+    if declared is None and config.label is None:
+        raise UserError(f"{dataset} declares no label; set data.label to one of its features: {listing(features)}")
+    label = config.label
+    inputs = tuple(name for name in features if name != label)
+    if declared is not None and (label is None or label == declared[1]):
+        label = declared[1]
+        inputs = tuple(_leaves(declared[0]))
+    if not isinstance(label, str) or label not in features or not set(inputs) <= set(features):
+        raise UserError(f"{dataset} declares a label that is no feature; set data.label to one of {listing(features)}")
+    if not inputs:
+        raise UserError(f"{dataset} has no feature beside the label {label}")
+    return inputs, label
+
+
+def _leaves(keys: Any) -> list[str]:
+    if isinstance(keys, str):
+        return [keys]
+    values = keys.values() if isinstance(keys, Mapping) else keys
+    return [leaf for value in values for leaf in _leaves(value)]
+
+
+def _label_names(feature: Any, label: str, config: TfdsConfig, dataset: str) -> tuple[str, ...]:
+    import tensorflow_datasets as tfds
+
+    is_class = isinstance(feature, tfds.features.ClassLabel)
+    is_number = not is_class and _is_number(feature) and feature.shape == ()
+    whole = is_number and not np.issubdtype(feature.np_dtype, np.floating)
+    if config.task == "regression":
+        if not is_number:
+            raise UserError(
+                f"{dataset}: label {label} ({_kind(feature)}) is no number; data.task: regression needs one"
+            )
+        return ()
+    if is_class:
+        return tuple(feature.names)
+    if not whole:
+        raise UserError(
+            f"{dataset}: label {label} ({_kind(feature)}) is neither a class nor a whole number; set data.task: "
+            "regression if it is a number, or data.label to another feature"
+        )
+    return ()
+
+
+def _is_usable(feature: Any, image_allowed: bool) -> bool:
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.Image):
+        sizes = tuple(feature.shape)
+        return image_allowed and None not in sizes and sizes[2] in (1, 3) and feature.np_dtype == np.uint8
+    if isinstance(feature, tfds.features.ClassLabel):
+        return True
+    return _is_number(feature) and len(feature.shape) <= 1 and None not in feature.shape
+
+
+def _is_number(feature: Any) -> bool:
+    import tensorflow_datasets as tfds
+
+    # Exactly these kinds: text, sound, boxes and sequences are tensors too, and mean something else.
+    if type(feature) not in (tfds.features.Scalar, tfds.features.Tensor):
+        return False
+    dtype = np.dtype(feature.np_dtype)
+    return np.issubdtype(dtype, np.number) or np.issubdtype(dtype, np.bool_)
+
+
+def _kind(feature: Any) -> str:
+    return f"{type(feature).__name__} of shape {tuple(feature.shape)}" if hasattr(feature, "shape") else "nested"
