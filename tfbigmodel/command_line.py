@@ -4,7 +4,9 @@ import argparse
 import os
 import sys
 import tempfile
+import types
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipelines.errors import UserError
 
@@ -57,6 +59,24 @@ def make_parser(command: str, description: str, epilog: str = "") -> argparse.Ar
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def callable_module(name: str, function: Callable) -> None:
+    """Lets a command's module be called as the function of its name.
+
+    `tfbigmodel.train` is both a function of the public face and the module that `python -m tfbigmodel.train` runs;
+    Python binds the module to that name as soon as anything imports it.
+
+    Args:
+        name: the module's `__name__`.
+        function: what a call of the module calls.
+    """
+
+    class CallableModule(types.ModuleType):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+    sys.modules[name].__class__ = CallableModule
 
 
 def say(text: str) -> None:

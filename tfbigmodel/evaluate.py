@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.errors import UserError
-from tfbigmodel.command_line import import_tensorflow, make_parser, run_command, say
+from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
 from tfbigmodel.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -184,6 +184,8 @@ def _baselines(module: Any, data: Data, examples: Examples, config: RunConfig) -
         config.evaluation.baseline_examples,
     )
 
+
+callable_module(__name__, evaluate)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.errors import UserError
-from tfbigmodel.command_line import import_tensorflow, make_parser, run_command, say
+from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
 from tfbigmodel.workdir import Workdir
 
 MANIFEST = "assets.extra/manifest.json"
@@ -89,6 +89,8 @@ def _act(arguments: argparse.Namespace) -> None:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     say(f"exported {folder} ({size / 2**20:.1f} MiB)")
 
+
+callable_module(__name__, export)
 
 if __name__ == "__main__":
     sys.exit(main())

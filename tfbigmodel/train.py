@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UserError
-from tfbigmodel.command_line import import_tensorflow, make_parser, run_command, say
+from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
 
 if TYPE_CHECKING:
     import keras
@@ -257,6 +257,8 @@ def _summary(metrics: dict[str, Any], state: TrainState) -> str:
         lines.append(f"{split:12}" + "".join(cells))
     return "\n".join(lines)
 
+
+callable_module(__name__, train)
 
 if __name__ == "__main__":
     sys.exit(main())

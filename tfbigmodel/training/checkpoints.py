@@ -4,10 +4,12 @@ A checkpoint is a folder `step-<updates>` with the tensors of the model and of t
 cannot hold code), `state.json` (where training stands) and `manifest.json` (the SHA-256 of each file).
 """
 
+import collections
+import itertools
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +125,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, read_json(folder / STATE_FILE))
 
 
-def read_variables(variables: Iterable[keras.Variable]) -> dict[str, np.ndarray]:
+def read_variables(variables: Sequence[keras.Variable]) -> dict[str, np.ndarray]:
     """Copies variables to the host, by path.
 
     Every worker must call this, since reading a variable that replicas hold parts of is a collective operation.
@@ -131,32 +133,44 @@ def read_variables(variables: Iterable[keras.Variable]) -> dict[str, np.ndarray]
     Raises:
         ValueError: two variables have one path (layers must have names of their own).
     """
-    arrays: dict[str, np.ndarray] = {}
-    for variable in variables:
-        if variable.path in arrays:
-            raise ValueError(f"two variables are called {variable.path}; give the model's layers different names")
-        arrays[variable.path] = np.array(keras.ops.convert_to_numpy(variable.value), order="C")
-    return arrays
+    names = _names(variables)
+    return {
+        name: np.array(keras.ops.convert_to_numpy(variable.value), order="C")
+        for name, variable in zip(names, variables, strict=True)
+    }
 
 
-def write_variables(variables: Iterable[keras.Variable], arrays: Arrays, origin: str) -> None:
+def write_variables(variables: Sequence[keras.Variable], arrays: Arrays, origin: str) -> None:
     """Sets variables to what `read_variables` read.
 
     Raises:
         UserError: names or shapes differ from the model's.
     """
-    variables = list(variables)
-    missing = {variable.path for variable in variables} ^ set(arrays)
-    if missing:
-        raise UserError(f"{origin} does not fit the model: {', '.join(sorted(missing)[:3])} is in one of them only")
-    for variable in variables:
-        array = arrays[variable.path]
-        if tuple(variable.shape) != array.shape:
+    names = _names(variables)
+    unmatched = sorted(set(names) ^ set(arrays))
+    if unmatched:
+        raise UserError(f"{origin} does not fit the model: {', '.join(unmatched[:3])} is in one of them only")
+    for name, variable in zip(names, variables, strict=True):
+        if tuple(variable.shape) != arrays[name].shape:
             raise UserError(
-                f"{origin} does not fit the model: {variable.path} has shape {array.shape} there, "
+                f"{origin} does not fit the model: {name} has shape {arrays[name].shape} there, "
                 f"{tuple(variable.shape)} here"
             )
-        variable.assign(array)
+        variable.assign(arrays[name])
+
+
+def _names(variables: Sequence[keras.Variable]) -> list[str]:
+    # Keras numbers seed generators through the life of a process, so their paths mean nothing in the next one; their
+    # order in the model does.
+    seeds = itertools.count()
+    names = [
+        f"seed_generator_state_{next(seeds)}" if variable.path.endswith("/seed_generator_state") else variable.path
+        for variable in variables
+    ]
+    for name, count in collections.Counter(names).items():
+        if count > 1:
+            raise ValueError(f"{count} variables are called {name}; give the model's layers different names")
+    return names
 
 
 def remove_folder(folder: Path) -> None:

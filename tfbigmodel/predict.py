@@ -1,0 +1,174 @@
+"""The command `predict`: a trained run's answers to new examples, beside the examples themselves."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.errors import UserError
+from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command
+from tfbigmodel.workdir import Workdir
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from pipelines.data import DatasetInfo
+
+_EPILOG = """examples:
+  python -m tfbigmodel.predict --workdir runs/table --input customers.csv --output answers.csv
+  python -m tfbigmodel.predict --workdir runs/dense --image seven.png three.png
+"""
+
+
+def predict(
+    workdir: Path | str,
+    input_file: Path | str | None = None,
+    images: Sequence[Path | str] = (),
+    threshold: float | None = None,
+    all_probabilities: bool = False,
+) -> pd.DataFrame:
+    """A trained run's answers, in the order of the input.
+
+    Args:
+        workdir: a trained run.
+        input_file: a table with the run's feature columns; the label and any other column may be there too.
+        images: image files, for a run on images.
+        threshold: the decision threshold for two classes; the configuration's where None.
+        all_probabilities: a column `probability_<class>` for each class, too.
+
+    Returns:
+        One row for each example: the input's columns as text (`image`, the path, for images), then `prediction` and,
+        for classification, `probability`, that of the predicted class (float32).
+
+    Raises:
+        UserError: the run is not trained, or an example does not fit it; the message says which.
+
+    Example:
+        >>> predict("runs/dense", images=["seven.png"])
+               image prediction  probability
+        0  seven.png          7     0.987654
+    """
+    import pandas as pd
+
+    import pipelines
+    from tfbigmodel.inference import load_inference
+
+    run = Workdir(Path(workdir))
+    config, info = run.config(), run.info()
+    module, _ = load_inference(run, threshold)
+    if input_file is not None:
+        path = Path(input_file)
+        frame = pipelines.read_table(path, config.data)
+        examples = pipelines.read_examples(path, config.data, module.preprocess, info, labelled=False)
+    else:
+        frame = pd.DataFrame({"image": [str(path) for path in images]})
+        examples = pipelines.read_image_files([Path(path) for path in images], module.preprocess)
+    answers = answer_columns(module.predict(examples), info, all_probabilities)
+    for name in answers:
+        if name in frame.columns:
+            raise UserError(f"{input_file}: it has a column {name} already, where the answer would go; rename it")
+    return frame.assign(**answers)
+
+
+def answer_columns(outputs: dict[str, np.ndarray], info: DatasetInfo, all_probabilities: bool) -> dict[str, Any]:
+    """A model's outputs as columns of a table.
+
+    Args:
+        outputs: what `InferenceModule.predict` returned.
+        info: the data's classes.
+        all_probabilities: a column for each class.
+
+    Returns:
+        Column name → `(num_examples,)`.
+    """
+    if info.task == "regression":
+        return {"prediction": outputs["prediction"]}
+    labels = [label.decode() for label in outputs["label"]]
+    index = {name: position for position, name in enumerate(info.class_names)}
+    probabilities = outputs["probabilities"]
+    columns: dict[str, Any] = {
+        "prediction": labels,
+        "probability": probabilities[range(len(labels)), [index[label] for label in labels]],
+    }
+    if all_probabilities:
+        columns |= {f"probability_{name}": probabilities[:, i] for i, name in enumerate(info.class_names)}
+    return columns
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; see `python -m tfbigmodel.predict --help`."""
+    parser = make_parser("tfbigmodel.predict", "Answer new examples with a trained run.", _EPILOG)
+    parser.add_argument("--workdir", required=True, help="a trained run")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--input", dest="input_file", help="a table: CSV, TSV, JSON Lines or Parquet")
+    what.add_argument("--image", dest="images", nargs="+", default=[], help="image files: PNG, JPEG, BMP, GIF")
+    parser.add_argument("--output", help="a .csv or .jsonl file (default: JSON Lines on standard output)")
+    parser.add_argument("--threshold", type=float, help="two classes: see evaluate --help")
+    parser.add_argument("--all_probabilities", action="store_true", help="one column for each class")
+    return run_command(parser, _act, argv)
+
+
+def _act(arguments: argparse.Namespace) -> None:
+    run = Workdir(Path(arguments.workdir))
+    run.config()  # a wrong path is told at once
+    output = Path(arguments.output) if arguments.output else None
+    if output and output.suffix not in (".csv", ".jsonl"):
+        raise UserError(f"--output: expected a .csv or .jsonl file, received {output}")
+    if arguments.input_file and output and output.resolve() == Path(arguments.input_file).resolve():
+        raise UserError(f"--output: {output} is the input; choose another file")
+    if arguments.threshold is not None and not 0.0 < arguments.threshold < 1.0:
+        raise UserError(f"--threshold: expected a number between 0 and 1, received {arguments.threshold}")
+    import_tensorflow()
+    frame = predict(run.path, arguments.input_file, arguments.images, arguments.threshold, arguments.all_probabilities)
+    if output is None:
+        sys.stdout.writelines(_json_lines(frame, arguments.input_file))
+        return
+
+    from pipelines.files import write_text
+
+    if output.suffix == ".csv":
+        stream = io.StringIO()
+        # Excel takes a CSV file for UTF-8 only by its byte-order mark; our own reader accepts it.
+        stream.write("\ufeff")
+        frame.to_csv(stream, index=False, lineterminator="\n")
+        write_text(output, stream.getvalue())
+    else:
+        write_text(output, "".join(_json_lines(frame, arguments.input_file)))
+
+
+def _json_lines(frame: pd.DataFrame, input_file: str | None) -> Iterator[str]:
+    originals = _original_objects(Path(input_file)) if input_file else None
+    columns = {name: [_json_value(value) for value in frame[name].to_numpy()] for name in frame.columns}
+    for row in zip(*columns.values(), strict=True):
+        values = dict(zip(columns, row, strict=True))
+        if originals is not None:
+            values |= next(originals)  # with the types that the input had
+        yield json.dumps(values, ensure_ascii=False) + "\n"
+
+
+def _original_objects(path: Path) -> Iterator[dict[str, Any]] | None:
+    if path.suffix.lower() not in (".jsonl", ".ndjson"):
+        return None
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    return (json.loads(line) for line in lines if line.strip())
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if value != value:  # pandas' sign for a cell that is not there
+        return None
+    # The shortest digits that give this float32 again, in place of the 17 of its double.
+    return float(str(value))
+
+
+callable_module(__name__, predict)
+
+if __name__ == "__main__":
+    sys.exit(main())
