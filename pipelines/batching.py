@@ -55,15 +55,20 @@ class MemoryData:
         self._evaluations: dict[tuple[Split, _Shares], tf.data.Dataset] = {}
 
     def train(
-        self, epoch: int = 0, step: int = 0, input_context: tf.distribute.InputContext | None = None
+        self,
+        epoch: int = 0,
+        step: int = 0,
+        input_context: tf.distribute.InputContext | None = None,
+        epochs: int = 1,
     ) -> tf.data.Dataset:
-        """The training batches of `epoch` from `step` on: `(features, label)`.
+        """The training batches from `step` of `epoch` on: `(features, label)`.
 
         Args:
             epoch: which order; the same epoch has the same order always.
             step: how many batches of the epoch to leave out; this costs nothing.
             input_context: given, the worker gets the batches of its own replicas: for every step one element per local
                 replica, whose rows together are those of the batch that one process would get.
+            epochs: how many epochs, the first one included.
 
         Raises:
             UserError: the batch cannot be divided equally among the replicas.
@@ -72,8 +77,8 @@ class MemoryData:
         if not 0 <= step <= self.steps_per_epoch:
             raise ValueError(f"step {step} is not within the epoch's {self.steps_per_epoch} steps")
         shares = _Shares.of(self.batch_size, input_context)
-        elements = shares.elements(step, self.steps_per_epoch)
-        context = tf.constant([self._seed, epoch, shares.first_replica, shares.local_replicas], tf.int64)
+        elements = shares.elements(epoch * self.steps_per_epoch + step, (epoch + epochs) * self.steps_per_epoch)
+        context = tf.constant([self._seed, shares.first_replica, shares.local_replicas], tf.int64)
         batch = self._train_batch(shares.rows)
         return _finished(elements, lambda element: batch(element, context))
 
@@ -105,13 +110,14 @@ class MemoryData:
 
     def _make_train_batch(self, rows: int) -> Any:
         features, labels = self._features["train"], _scaled(self._labels["train"], self.info)
-        num_examples, batch_size, shuffle = len(labels), self.batch_size, self._shuffle
+        num_examples, batch_size, steps_per_epoch = len(labels), self.batch_size, self.steps_per_epoch
 
         def make(element: tf.Tensor, context: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-            seed, epoch, first_replica, local_replicas = tf.unstack(context)
+            seed, first_replica, local_replicas = tf.unstack(context)
             step, replica = element // local_replicas, first_replica + element % local_replicas
+            epoch, step = step // steps_per_epoch, step % steps_per_epoch
             index = step * batch_size + replica * rows + tf.range(rows, dtype=tf.int64)
-            if shuffle:
+            if self._shuffle:
                 key = tf.cast(tf.stack([seed, epoch]), tf.uint32)
                 index = tf.random.experimental.index_shuffle(index, key, tf.constant(num_examples - 1, tf.int64))
             raw = {name: tf.gather(tensor, index) for name, tensor in features.items()}
@@ -208,7 +214,7 @@ def _traced(build: Any) -> Any:
     def of(rows: int) -> Any:
         if rows not in functions:
             function = tf.function(build(rows), autograph=False)
-            functions[rows] = function.get_concrete_function(tf.TensorSpec([], tf.int64), tf.TensorSpec([4], tf.int64))
+            functions[rows] = function.get_concrete_function(tf.TensorSpec([], tf.int64), tf.TensorSpec([3], tf.int64))
         return functions[rows]
 
     return of

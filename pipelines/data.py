@@ -124,11 +124,16 @@ class Data(Protocol):
     steps_per_epoch: int
 
     def train(
-        self, epoch: int = 0, step: int = 0, input_context: tf.distribute.InputContext | None = None
+        self,
+        epoch: int = 0,
+        step: int = 0,
+        input_context: tf.distribute.InputContext | None = None,
+        epochs: int = 1,
     ) -> tf.data.Dataset:
-        """The training batches of `epoch` from `step` on: `(features, label)`, features a dict with fixed keys.
+        """The training batches from `step` of `epoch` on: `(features, label)`, features a dict with fixed keys.
 
-        Starting late costs no more than starting at 0. The batches depend on the configured seed and on `epoch`
+        They end after `epochs` epochs, the first one included: one iterator for a whole run spares making one for each
+        epoch, which takes 0.2 s under a strategy. Starting late costs no more than starting at 0. The batches depend on the configured seed and on `epoch`
         only; with an `input_context` a worker gets its replicas' shares of each batch, one element per replica.
         """
         ...

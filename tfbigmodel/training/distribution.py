@@ -50,21 +50,21 @@ def check_tf_config() -> None:
         raise UserError(f"training.strategy: multi_worker needs the environment variable TF_CONFIG, such as {example}")
     try:
         value = json.loads(text)
-        workers = value["cluster"]["worker"]
-        index = int(value["task"]["index"])
-        value["task"]["type"]
+        kind, index = value["task"]["type"], int(value["task"]["index"])
+        processes = value["cluster"][kind]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"TF_CONFIG is not of the form {example}; received {text}") from error
-    if not 0 <= index < len(workers):
-        raise UserError(f"TF_CONFIG: task index {index} is not below the number of workers, {len(workers)}")
+    if not 0 <= index < len(processes):
+        raise UserError(f"TF_CONFIG: task index {index} is not below the cluster's number of {kind}s, {len(processes)}")
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes: the only one, or worker 0 of several."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or not hasattr(strategy.extended, "_in_multi_worker_mode"):
+    if not is_multi_worker(strategy):
         return True
-    return resolver.task_type in (None, "", "chief") or (resolver.task_type == "worker" and resolver.task_id == 0)
+    resolver = strategy.cluster_resolver
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_type == "chief" or (not has_chief and resolver.task_id == 0)
 
 
 def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
@@ -73,15 +73,16 @@ def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
 
 
 def agree(strategy: tf.distribute.Strategy, value: int) -> list[int]:
-    """Waits for all workers and returns the value that each of them gave; `[value]` for a single process."""
+    """Waits for all workers and returns the value that each replica's worker gave; `[value]` for a single process."""
     if not is_multi_worker(strategy):
         return [value]
 
     @tf.function
     def exchange() -> tf.Tensor:
-        def each(x: tf.Tensor) -> tf.Tensor:
-            return tf.distribute.get_replica_context().all_gather(x, axis=0)
+        def mine_in_its_place() -> tf.Tensor:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            return tf.one_hot(replica, strategy.num_replicas_in_sync, tf.cast(value, tf.float64), dtype=tf.float64)
 
-        return strategy.experimental_local_results(strategy.run(each, args=(tf.constant([value], tf.int64),)))[0]
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(mine_in_its_place), axis=None)
 
     return [int(x) for x in exchange().numpy()]
