@@ -89,6 +89,7 @@ class Client:
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self.target = target
         self._channel = grpc.insecure_channel(target, options=unlimited)
+        self._calls: dict[str, Any] = {}
         self._metadata: dict[tuple[str, int | None], ModelMetadata] = {}
 
     def __enter__(self) -> Client:
@@ -227,13 +228,14 @@ class Client:
     def _call(self, path: str, request: Any, response_class: Any, timeout: float) -> Any:
         import grpc
 
-        call = self._channel.unary_unary(
-            path,
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=response_class.FromString,
-        )
+        if path not in self._calls:
+            self._calls[path] = self._channel.unary_unary(
+                path,
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=response_class.FromString,
+            )
         try:
-            return call(request, timeout=timeout)
+            return self._calls[path](request, timeout=timeout)
         except grpc.RpcError as error:
             code, details = Code(error.code().value[0]), " ".join((error.details() or "").split())
             reasons = {

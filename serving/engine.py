@@ -31,7 +31,11 @@ _MAX_CALLABLES = 256
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How sessions are made: tags of the graph to load, and threads (0 = TensorFlow decides)."""
+    """How sessions are made: tags of the graph to load, and threads.
+
+    Inside an op, 0 threads = TensorFlow decides. Between ops, 0 = a request's ops run in the request's own thread:
+    requests run beside each other anyway, and waking other threads cost 100 µs of 186 for a small dense model.
+    """
 
     tags: tuple[str, ...] = ("serve",)
     intra_op_threads: int = 0
@@ -138,7 +142,7 @@ def load_model(directory: Path, options: EngineOptions = EngineOptions()) -> Loa
     _register_custom_ops(directory)
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=options.intra_op_threads,
-        inter_op_parallelism_threads=options.inter_op_threads,
+        inter_op_parallelism_threads=options.inter_op_threads or -1,
     )
     config.gpu_options.allow_growth = True
     graph = tf.Graph()

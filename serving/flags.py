@@ -34,9 +34,11 @@ class ServerOptions:
     model_config_file: str = _flag("", "Text ModelServerConfig with several models and their version policies.")
     file_system_poll_wait_seconds: float = _flag(1.0, "Seconds between looks for new versions; 0 = only once.", 0)
     saved_model_tags: str = _flag("serve", "Comma-separated tags of the graph to load from the SavedModel.")
-    tensorflow_session_parallelism: int = _flag(0, "Threads in and between ops; 0 = chosen by TensorFlow.", 0)
+    tensorflow_session_parallelism: int = _flag(0, "Sets both of the following.", 0)
     tensorflow_intra_op_parallelism: int = _flag(0, "Threads in one op; 0 = chosen by TensorFlow.", 0)
-    tensorflow_inter_op_parallelism: int = _flag(0, "Ops that run at once; 0 = chosen by TensorFlow.", 0)
+    tensorflow_inter_op_parallelism: int = _flag(
+        0, "Ops of one request that run at once; 0 = in the request's own thread.", 0
+    )
     drain_timeout_seconds: float = _flag(30.0, "On SIGTERM, seconds that requests under way may still take.", 0)
     version: bool = _flag(False, "Print the versions and exit.")
     help: bool = _flag(False, "Print this text and exit.")

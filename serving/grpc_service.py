@@ -90,8 +90,7 @@ class GrpcServer:
         threads = max_threads or max(16, 4 * (os.cpu_count() or 1))
         self._server = grpc.server(ThreadPoolExecutor(threads, thread_name_prefix="grpc"), options=options)
         self._server.add_generic_rpc_handlers(_handlers(manager))
-        # The health service's watch streams would each hold one of the threads above; it has a few of its own.
-        self._health = health.HealthServicer(experimental_non_blocking=True)
+        self._health = health.HealthServicer()  # its Watch streams hold none of the threads above
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         bracketed = f"[{host}]" if ":" in host else host
         self.address = f"{bracketed}:{self._bind(f'{bracketed}:{port}')}"

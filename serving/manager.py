@@ -153,7 +153,8 @@ class Manager:
             timeout: Seconds to wait at most for a load under way and for the requests inside the models.
         """
         self._stop.set()
-        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
         for name, entries in self._entries.items():
             for number in list(entries):
                 self._unload(name, number)

@@ -54,17 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(version_text() + "\n")
             return 0
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-        for warning in warnings + _option_warnings(options):
-            logger.warning("%s", warning)
-        serve(options)
+        serve(options, warnings + option_warnings(options))
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
 
 
-def serve(options: ServerOptions) -> None:
+def serve(options: ServerOptions, warnings: Sequence[str] = ()) -> None:
     """Loads the models, answers until SIGTERM or SIGINT, drains.
+
+    Args:
+        options: The command line.
+        warnings: What to log once it is clear that the server can start: a mistake stays alone on its line.
 
     Raises:
         UsageError: Bad paths or configuration, a port that is taken, a model that cannot be loaded.
@@ -79,12 +81,15 @@ def serve(options: ServerOptions) -> None:
 
     configs = model_configs(options)
     _check_port(options.host, options.port)  # before the models: loading them may take minutes
+    for warning in warnings:
+        logger.warning("%s", warning)
 
     from serving.engine import EngineOptions, load_model, tensorflow
+
+    tensorflow()  # first: the next import loads TensorFlow too, through the protocol's messages, and without our settings
     from serving.grpc_service import GrpcServer
     from serving.manager import Manager
 
-    tensorflow()
     engine = EngineOptions(
         tags=tuple(filter(None, options.saved_model_tags.split(","))),
         intra_op_threads=options.tensorflow_intra_op_parallelism or options.tensorflow_session_parallelism,
@@ -147,7 +152,7 @@ def version_text() -> str:
     return "\n".join(lines)
 
 
-def _option_warnings(options: ServerOptions) -> list[str]:
+def option_warnings(options: ServerOptions) -> list[str]:
     """What the user should know about flags that do less, or more, than they may think."""
     warnings = []
     if options.rest_api_port:

@@ -49,7 +49,8 @@ def wanted_versions(policy: VersionPolicy, available: Iterable[int]) -> list[int
 def fingerprint(directory: Path) -> frozenset[tuple[str, int, int]]:
     """What a directory's files look like from outside: names, sizes in bytes, times of change in nanoseconds.
 
-    It tells whether a version that failed to load is worth another try, without reading it.
+    It tells whether a version that failed to load is worth another try, without reading it. The time is that of the
+    inode: copies keep the time of modification, and a mended permission does not touch it.
     """
     seen = set()
     for path in walk_files(directory):
@@ -57,7 +58,7 @@ def fingerprint(directory: Path) -> frozenset[tuple[str, int, int]]:
             status = path.stat()
         except OSError:
             continue  # removed meanwhile: it is not part of the directory any more
-        seen.add((path.relative_to(directory).as_posix(), status.st_size, status.st_mtime_ns))
+        seen.add((path.relative_to(directory).as_posix(), status.st_size, status.st_ctime_ns))
     return frozenset(seen)
 
 

@@ -1,0 +1,84 @@
+"""Loading in this process: memory given back, custom ops, the limit of callables."""
+
+import gc
+import sys
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from serving.engine import EngineOptions, load_model
+from serving.errors import Code, ServingError
+
+
+def names(model):
+    signature = model.signatures["serving_default"]
+    return (signature.inputs["x"].name,), (signature.outputs["y"].name,)
+
+
+def test_load_run_close(exported):
+    model = load_model(exported / "linear")
+    feeds, fetches = names(model)
+    assert model.run(feeds, fetches, [np.float32([[2]])])[0].item() == 5
+    assert model.input_dtype(model.signatures["serving_default"].inputs["x"]) == 1
+    model.close()
+    del model
+    gc.collect()
+    assert not [item for item in gc.get_objects() if type(item) is tf.compat.v1.Session]
+
+
+def test_threads_can_be_chosen(exported):
+    model = load_model(exported / "linear", EngineOptions(intra_op_threads=1, inter_op_threads=1))
+    feeds, fetches = names(model)
+    assert model.run(feeds, fetches, [np.float32([[2]])])[0].item() == 5
+    model.close()
+
+
+def test_unknown_tags_are_an_error_that_names_them(exported):
+    with pytest.raises(ServingError, match="nosuchtag"):
+        load_model(exported / "linear", EngineOptions(tags=("nosuchtag",)))
+
+
+def test_missing_variables_are_an_error(exported, put_version, tmp_path):
+    version = put_version(
+        exported / "linear", tmp_path, 1, change=lambda folder: (folder / "variables" / "variables.index").unlink()
+    )
+    with pytest.raises(ServingError, match="variables"):
+        load_model(version)
+
+
+@pytest.fixture
+def with_unknown_op(exported, put_version, tmp_path):
+    """A version whose function library calls an op nobody has."""
+
+    def change(folder):
+        path = folder / "saved_model.pb"
+        saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+        saved_model.meta_graphs[0].graph_def.library.function[0].node_def.add(name="extra", op="NobodysOp")
+        path.write_bytes(saved_model.SerializeToString())
+
+    return put_version(exported / "linear", tmp_path, 1, change=change)
+
+
+def test_an_unknown_op_is_named(with_unknown_op, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_text", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ServingError) as caught:
+        load_model(with_unknown_op)
+    assert caught.value.code == Code.NOT_FOUND
+    assert caught.value.message == "Op type not registered: NobodysOp; pip install tensorflow-text may add them"
+
+
+def test_tensorflow_text_is_imported_only_when_ops_are_unknown(exported, with_unknown_op, monkeypatch):
+    imported = []
+    text = types.ModuleType("tensorflow_text")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: text)
+    monkeypatch.setattr("importlib.import_module", lambda name: imported.append(name) or text)
+    load_model(exported / "linear").close()
+    assert imported == []
+    with pytest.raises(ServingError) as caught:
+        load_model(with_unknown_op)
+    assert imported == ["tensorflow_text"]
+    assert caught.value.message == "Op type not registered: NobodysOp; tensorflow_text has none of them"
