@@ -27,8 +27,7 @@ class _Part:
     labels: np.ndarray
 
     def cells(self, column: str) -> list:
-        cells = self.table.cells(column)
-        return [cells[i] for i in self.index]
+        return self.table.frame[column].iloc[self.index].tolist()
 
     def place(self, i: int) -> str:
         return self.table.place(int(self.index[i]))
@@ -42,7 +41,7 @@ def load(config: TableConfig) -> Data:
     """
     parts = _divided(config)
     train = parts["train"]
-    columns = choose_columns(list(train.table.frame.columns), train.cells, config, train.table.origin)
+    columns = choose_columns(list(train.table.frame.columns), train.cells, config, train.table.origin, train.place)
     class_names: tuple[str, ...] = ()
     if config.task == "classification":
         class_names = sorted_class_names(list(train.labels))

@@ -34,7 +34,11 @@ def require_column(column: str, columns: Sequence[str], origin: str, key: str) -
 
 
 def choose_columns(
-    columns: Sequence[str], training_cells: Callable[[str], Sequence[Any]], config: TableConfig, origin: str
+    columns: Sequence[str],
+    training_cells: Callable[[str], Sequence[Any]],
+    config: TableConfig,
+    origin: str,
+    place: Callable[[int], str],
 ) -> Columns:
     """The feature columns that the configuration names, or else those that the training examples show.
 
@@ -43,6 +47,7 @@ def choose_columns(
         training_cells: from a column to its cells in the training split.
         config: the run's configuration.
         origin: the file, for messages.
+        place: from a training cell's index to its file and row, for messages.
 
     Raises:
         UserError: a column that the configuration names is not there or is named twice; no feature is left; a column is
@@ -53,7 +58,7 @@ def choose_columns(
         chosen = Columns(tuple(config.numeric or ()), tuple(config.categorical or ()))
     else:
         candidates = [column for column in columns if column != config.label and column not in config.ignore]
-        numeric = {column: _is_numeric(training_cells(column), column, origin) for column in candidates}
+        numeric = {column: _is_numeric(training_cells(column), column, origin, place) for column in candidates}
         chosen = Columns(
             tuple(column for column in candidates if numeric[column]),
             tuple(column for column in candidates if not numeric[column]),
@@ -76,7 +81,7 @@ def _check_lists(columns: Sequence[str], config: TableConfig, origin: str) -> No
             named[column] = f"data.{key}"
 
 
-def _is_numeric(cells: Sequence[Any], column: str, origin: str) -> bool:
+def _is_numeric(cells: Sequence[Any], column: str, origin: str, place: Callable[[int], str]) -> bool:
     """Whether a column holds numbers, as far as the training examples show.
 
     Raises:
@@ -91,10 +96,10 @@ def _is_numeric(cells: Sequence[Any], column: str, origin: str) -> bool:
             )
         return True
     if num_numbers > num_text:
-        wrong = shorten(cells[int(unreadable.argmax())])
+        index = int(unreadable.argmax())
         raise UserError(
-            f'{origin}: column {column} has {num_numbers:,} numbers and {num_text:,} cells like "{wrong}" in the '
-            "training split; list it under data.categorical or data.ignore, or correct the cells"
+            f'{place(index)}, column {column}: "{shorten(cells[index])}" is not a number, and {num_numbers:,} cells of '
+            "the column are; correct it, or list the column under data.categorical or data.ignore"
         )
     num_categories = len({cell.strip(WHITESPACE) for cell in cells if isinstance(cell, str)})
     if num_categories > min(_MOST_INFERRED_CATEGORIES, max(50, len(cells) // 2)):
