@@ -4,7 +4,7 @@ To add one, write `chapters/<name>.py`, and name it here. A chapter has
 
 - `<Name>Config`: its `model:` section, with a literal `chapter` key;
 - `build(config, info, dtype, seed) -> keras.Model`: named layers, logits out, no strategy inside;
-- `JIT_COMPILE`: whether XLA made its training step faster when it was measured (see `benchmarks/`).
+- `prefers_xla(config) -> bool`: whether XLA made its training step faster when that was measured (see `benchmarks/`).
 """
 
 from types import ModuleType

@@ -23,7 +23,7 @@ def make_rule(config: RunConfig, info: DatasetInfo, strategy: tf.distribute.Stra
     training = config.training
     jit_compile = training.jit_compile
     if jit_compile == "auto":
-        jit_compile = CHAPTERS[config.model.chapter].JIT_COMPILE and training.strategy == "default"
+        jit_compile = training.strategy == "default" and CHAPTERS[config.model.chapter].prefers_xla(config.model)
     return UpdateRule(
         batch_size=config.data.batch_size,
         accumulation=training.gradient_accumulation,
