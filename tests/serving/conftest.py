@@ -204,7 +204,7 @@ def remove_version():
 
 
 # Each life-cycle test has a model of its own on the shared server, because starting a server takes seconds.
-LIFE_CYCLE_MODELS = ("swap", "broken", "tampered", "deleted", "held", "missing", "rollback")
+LIFE_CYCLE_MODELS = ("swap", "broken", "tampered", "deleted", "held", "missing")
 
 
 @pytest.fixture(scope="session")
