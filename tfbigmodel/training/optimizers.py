@@ -122,7 +122,8 @@ def make_optimizer(
             )
         if name not in accepted:
             raise UserError(f"training.optimizer.options.{name}: {config.name} takes {', '.join(sorted(accepted))}")
-    arguments: dict[str, Any] = dict(config.options)
+    # Keras would number optimizers through the life of a process (`adam_1`), and with them the names in a checkpoint.
+    arguments: dict[str, Any] = {**config.options, "name": config.name}
     if config.name == "momentum":
         arguments["momentum"] = 0.9
     if config.momentum is not None:
