@@ -8,7 +8,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from pipelines.config import DataConfig, Section
 from pipelines.errors import MissingFileError, UserError
@@ -18,6 +26,8 @@ from tfbigmodel.config_errors import explain, shortened
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+# Classes are often called 0 and 1, and YAML reads such a key as a number.
+ClassName = Annotated[str, BeforeValidator(lambda key: str(key) if type(key) is int else key)]
 
 
 class OptimizerConfig(Section):
@@ -88,7 +98,7 @@ class TrainingConfig(Section):
     """Cut every gradient component to this absolute value."""
     gradient_accumulation: PositiveInt = 1
     """Batches whose gradients are averaged for one update: the effective batch is this times `data.batch_size`."""
-    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
+    class_weights: Literal["balanced"] | dict[ClassName, PositiveFloat] | None = None
     """Weight of each class's examples in the training loss; `balanced` makes every class count the same."""
     monitor: str = "loss"
     """The validation metric that says which epoch is best: loss, accuracy, mae …"""
@@ -254,8 +264,10 @@ def _parse_yaml(text: str, origin: str) -> Any:
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = " ".join((error.problem or error.context or "malformed").split())
         raise UserError(f"{origin}: not valid YAML{place}: {problem}") from error
-    except ruamel.yaml.error.YAMLError as error:
+    except (ruamel.yaml.error.YAMLError, ValueError) as error:  # ValueError: such as the date 2024-02-30
         raise UserError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise UserError(f"{origin}: nested too deeply to be a configuration") from None
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

@@ -1,7 +1,7 @@
 """Validation errors in a user's words: the full key, what was received, what was expected, what was meant."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -18,13 +18,15 @@ def explain(error: ValidationError, values: Mapping[str, Any], root: type[BaseMo
     Returns:
         `training.epohcs: unknown key; did you mean training.epochs?`, for example.
     """
-    problems = error.errors(include_url=False)
+    keyed = [(_full_key(problem, values), problem) for problem in error.errors(include_url=False)]
+    # A value that fits no member of a plain union is reported once for each member: what is wrong inside of it says
+    # more than that it is not the other member.
+    keyed = [pair for pair in keyed if not any(other.startswith(f"{pair[0]}.") for other, _ in keyed if pair[0])]
     # An unknown key is said first: it is often the cause of a missing one.
-    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
-    problem = problems[0]
-    key = _full_key(problem["loc"], values)
-    # A value that fits no member of a plain union is reported once for each member.
-    same = [other for other in problems if _full_key(other["loc"], values) == key]
+    keyed.sort(key=lambda pair: pair[1]["type"] != "extra_forbidden")
+    problems = [problem for _, problem in keyed]
+    key, problem = keyed[0]
+    same = [other for other_key, other in keyed if other_key == key]
     more = f" (and {len(problems) - len(same)} more)" if len(problems) > len(same) else ""
     context = problem.get("ctx", {})
     match problem["type"]:
@@ -45,20 +47,22 @@ def explain(error: ValidationError, values: Mapping[str, Any], root: type[BaseMo
 
 
 def _expected(problem: Mapping[str, Any]) -> str:
-    if problem["type"] in ("model_type", "dict_type"):
+    if problem["type"] in ("model_type", "dict_type", "model_attributes_type"):
         return "keys and their values"
+    if problem["type"] == "path_type":
+        return "a path"
     return str(problem["msg"]).removeprefix("Input should be ")
 
 
-def _full_key(location: tuple[int | str, ...], values: Any) -> str:
-    # Pydantic puts the tag of a union's chosen member into the location, and the branch of a plain union at its end:
-    # what is not a key of the file is left out, except the last part of a location that names a missing key.
+def _full_key(problem: Mapping[str, Any], values: Any) -> str:
+    # Pydantic puts the tag of a union's chosen member into the location, and the branch of a plain union: what is not
+    # a key of the file is left out, except the last part of a location that names a missing key.
     parts: list[str] = []
-    for index, part in enumerate(location):
+    for index, part in enumerate(problem["loc"]):
         if isinstance(values, Mapping):
             if part in values:
                 values = values[part]
-            elif index < len(location) - 1:
+            elif problem["type"] != "missing" or index < len(problem["loc"]) - 1:
                 continue
             parts.append(str(part))
         elif isinstance(values, list) and isinstance(part, int):
@@ -73,9 +77,9 @@ def _suggestion(key: str, values: Mapping[str, Any], root: type[BaseModel]) -> s
     similar = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if similar:
         return f"; did you mean {'.'.join([*sections, similar[0]])}?"
-    elsewhere = [k for s in root.model_fields if name in _known_keys([s], values, root) for k in [f"{s}.{name}"]]
+    elsewhere = [path for path in _all_keys([], values, root) if path[-1] == name]
     if elsewhere:
-        return f"; did you mean {elsewhere[0]}?"
+        return f"; did you mean {'.'.join(min(elsewhere, key=lambda path: len(path)))}?"
     return f"; known keys here: {', '.join(known)}" if known else ""
 
 
@@ -90,6 +94,12 @@ def _known_keys(sections: list[str], values: Any, root: type[BaseModel]) -> list
         if section is None:
             return []
     return list(section.model_fields)
+
+
+def _all_keys(sections: list[str], values: Any, root: type[BaseModel]) -> Iterator[list[str]]:
+    for name in _known_keys(sections, values, root):
+        yield [*sections, name]
+        yield from _all_keys([*sections, name], values, root)
 
 
 def _section_class(field: Any, values: Any) -> type[BaseModel] | None:
