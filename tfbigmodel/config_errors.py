@@ -79,7 +79,8 @@ def _suggestion(key: str, values: Mapping[str, Any], root: type[BaseModel]) -> s
         return f"; did you mean {'.'.join([*sections, similar[0]])}?"
     elsewhere = [path for path in _all_keys([], values, root) if path[-1] == name]
     if elsewhere:
-        return f"; did you mean {'.'.join(min(elsewhere, key=lambda path: len(path)))}?"
+        nearest = min(elsewhere, key=len)
+        return f"; did you mean {'.'.join(nearest)}?"
     return f"; known keys here: {', '.join(known)}" if known else ""
 
 
@@ -104,8 +105,8 @@ def _all_keys(sections: list[str], values: Any, root: type[BaseModel]) -> Iterat
 
 def _section_class(field: Any, values: Any) -> type[BaseModel] | None:
     # A section's class; for a union the member whose discriminator has the value that the file gives.
-    members = [m for m in [field.annotation, *getattr(field.annotation, "__args__", ())] if isinstance(m, type)]
-    members = [m for m in members if issubclass(m, BaseModel)]
+    classes = [c for c in [field.annotation, *getattr(field.annotation, "__args__", ())] if isinstance(c, type)]
+    members: list[type[BaseModel]] = [c for c in classes if issubclass(c, BaseModel)]
     tag = values.get(field.discriminator) if field.discriminator and isinstance(values, Mapping) else None
     for member in members:
         if tag is None or tag in member.model_fields[field.discriminator].annotation.__args__:
