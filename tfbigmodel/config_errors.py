@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -105,11 +105,11 @@ def _all_keys(sections: list[str], values: Any, root: type[BaseModel]) -> Iterat
 
 def _section_class(field: Any, values: Any) -> type[BaseModel] | None:
     # A section's class; for a union the member whose discriminator has the value that the file gives.
-    classes = [c for c in [field.annotation, *getattr(field.annotation, "__args__", ())] if isinstance(c, type)]
+    classes = [c for c in [field.annotation, *get_args(field.annotation)] if isinstance(c, type)]
     members: list[type[BaseModel]] = [c for c in classes if issubclass(c, BaseModel)]
     tag = values.get(field.discriminator) if field.discriminator and isinstance(values, Mapping) else None
     for member in members:
-        if tag is None or tag in member.model_fields[field.discriminator].annotation.__args__:
+        if tag is None or tag in get_args(member.model_fields[field.discriminator].annotation):
             return member
     return None
 
