@@ -30,6 +30,6 @@ def require_file(path: Path, key: str = "") -> Path:
             "which is relative to the current directory"
         )
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
     there = f"did you mean {listing(near)}?" if near else f"files there: {listing(names, 6)}"
     raise MissingFileError(f"{path}{said} is not there; {there}")

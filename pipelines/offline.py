@@ -210,7 +210,10 @@ def _prepare(tfds: Any, builder: Any, source: Path, data_dir: Path, any_checksum
             builder.download_and_prepare(
                 download_dir=downloads,
                 download_config=tfds.download.DownloadConfig(
-                    manual_dir=source, extract_dir=Path(downloads, "extracted"), try_download_gcs=False
+                    # TFDS would take files from there by name alone; most builders have no use for it.
+                    manual_dir=source if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else None,
+                    extract_dir=Path(downloads, "extracted"),
+                    try_download_gcs=False,
                 ),
             )
     except PermissionError as error:

@@ -141,7 +141,10 @@ def _vectors(cells: Sequence[Any], column: NumericColumn, place: Callable[[int],
     values = np.empty((len(cells), size))
     for index, cell in enumerate(cells):
         try:
-            values[index] = json.loads(cell) if isinstance(cell, str) else math.nan
+            numbers = json.loads(cell) if isinstance(cell, str) else [math.nan] * size
+            if len(numbers) != size:  # NumPy would repeat a single number
+                raise ValueError(f"{len(numbers)} numbers")
+            values[index] = numbers
         except (ValueError, TypeError):
             raise UserError(
                 f'{place(index)}, column {column.column}: "{shorten(str(cell))}" is no list of {size} numbers such as '

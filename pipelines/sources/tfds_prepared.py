@@ -28,7 +28,8 @@ def prepared_builder(config: TfdsConfig) -> Any:
     # From the folder, not by name: the builder's code might look for newer versions, and need not be installed.
     try:
         return tfds.builder_from_directory(folder)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except Exception as error:
+        # TFDS lets through whatever its parsers raise, of its own and of protobuf's kinds.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{folder} is damaged: {reason:.200}; remove it and prepare the dataset again") from error
 

@@ -153,8 +153,9 @@ class TablePreprocessor(tf.Module):
             fill = np.concatenate([column.fill or np.zeros(len(column.center)) for column in columns])
             exact = tf.where(absent, tf.constant(fill, tf.float64), exact)
         center = tf.constant(np.concatenate([column.center for column in columns]), tf.float64)
-        scale = tf.constant(np.concatenate([column.scale for column in columns]), tf.float64)
-        return tf.cast((exact - center) / scale, tf.float32)
+        # Times the reciprocal: TensorFlow's optimiser would rewrite a division so, but only in some graphs.
+        factor = tf.constant(1 / np.concatenate([column.scale for column in columns]), tf.float64)
+        return tf.cast((exact - center) * factor, tf.float32)
 
     def save(self, folder: Path) -> None:
         """Writes the configuration and the categories into `folder`."""

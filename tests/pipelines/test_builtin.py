@@ -45,7 +45,9 @@ def test_batches_are_scaled_pixels(digits: Data) -> None:
     assert float(tf.reduce_max(features["image"])) == 1.0
     examples = digits.examples("validation")
     batch = next(iter(digits.validation()))
-    np.testing.assert_array_equal(batch[0]["image"], examples.features["pixels"][:64].astype(np.float32) / 255)
+    np.testing.assert_array_equal(
+        batch[0]["image"], examples.features["pixels"][:64].astype(np.float32) * np.float32(1 / 255)
+    )
 
 
 def test_the_same_configuration_gives_the_same_data(digits: Data) -> None:

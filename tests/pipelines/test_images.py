@@ -149,7 +149,7 @@ def test_bytes_damaged_anywhere_never_end_the_process() -> None:
 
 def test_the_preprocessor_serves_bytes_and_pixels_alike(served: Callable) -> None:
     functions = served(ImagePreprocessor(8, 8, 3))
-    expected = COLOURS.astype(np.float32)[None] / np.float32(255)
+    expected = COLOURS.astype(np.float32)[None] * np.float32(1 / 255)
     by_bytes = functions["serving_default"](image=tf.constant([encoded("PNG")]))["image"]
     by_pixels = functions["pixels"](pixels=tf.constant(COLOURS[None]))["image"]
     np.testing.assert_array_equal(by_bytes, expected)
