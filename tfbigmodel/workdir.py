@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,19 +97,22 @@ class Workdir:
         return read_json(self.metrics_file) if self.metrics_file.is_file() else {}
 
 
-def prepare(workdir: Workdir, config: RunConfig) -> bool:
+def prepare(workdir: Workdir, config: RunConfig) -> None:
     """Makes a workdir for a configuration, or checks that an existing one was made with it.
 
-    Returns:
-        Whether there was a run in it already.
+    A run that has no checkpoint yet has learned nothing: it is begun anew, with whatever configuration.
 
     Raises:
         UserError: the folder holds a run of another configuration, or other files, or cannot be written.
     """
     remove_temporaries(workdir.path)
     remove_temporaries(workdir.checkpoints)
-    existed = workdir.config_file.is_file()
-    if existed:
+    if workdir.config_file.is_file() and not any(workdir.checkpoints.glob("step-*")):
+        # Its start may have failed over what has been mended since: a path, the data, the learning rate.
+        workdir.info_file.unlink(missing_ok=True)
+        for folder in (workdir.preprocessor, workdir.tensorboard):
+            shutil.rmtree(folder, ignore_errors=True)
+    elif workdir.config_file.is_file():
         changed = {key: both for key, both in changed_keys(workdir.config(), config).items() if key not in _MAY_CHANGE}
         if "training.seed" in changed:
             changed.pop("data.shuffle_seed", None)  # it follows from the other
@@ -122,7 +126,6 @@ def prepare(workdir: Workdir, config: RunConfig) -> bool:
     elif any(path.name != _LOCK_NAME for path in workdir.path.iterdir()):
         raise UserError(f"{workdir.path} holds other files and no config.yaml; choose an empty or a new --workdir")
     write_text(workdir.config_file, dump_config(config))
-    return existed
 
 
 def keep_data_description(workdir: Workdir, info: DatasetInfo, preprocess: Preprocessor) -> None:
