@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _act(arguments: argparse.Namespace) -> None:
     run = Workdir(Path(arguments.workdir))
-    run.config()  # a wrong path is told at once
+    config = run.config()  # a wrong path is told at once
     output = Path(arguments.output) if arguments.output else None
     if output and output.suffix not in (".csv", ".jsonl"):
         raise UserError(f"--output: expected a .csv or .jsonl file, received {output}")
@@ -126,8 +126,9 @@ def _act(arguments: argparse.Namespace) -> None:
         raise UserError(f"--threshold: expected a number between 0 and 1, received {arguments.threshold}")
     import_tensorflow()
     frame = predict(run.path, arguments.input_file, arguments.images, arguments.threshold, arguments.all_probabilities)
+    encoding = getattr(config.data, "encoding", "utf-8")
     if output is None:
-        sys.stdout.writelines(_json_lines(frame, arguments.input_file))
+        sys.stdout.writelines(_json_lines(frame, arguments.input_file, encoding))
         return
 
     from pipelines.files import write_text
@@ -139,11 +140,12 @@ def _act(arguments: argparse.Namespace) -> None:
         frame.to_csv(stream, index=False, lineterminator="\n")
         write_text(output, stream.getvalue())
     else:
-        write_text(output, "".join(_json_lines(frame, arguments.input_file)))
+        write_text(output, "".join(_json_lines(frame, arguments.input_file, encoding)))
 
 
-def _json_lines(frame: pd.DataFrame, input_file: str | None) -> Iterator[str]:
-    originals = _original_objects(Path(input_file)) if input_file else None
+def _json_lines(frame: pd.DataFrame, input_file: str | None, encoding: str) -> Iterator[str]:
+    path = Path(input_file or "")
+    originals = _original_objects(path, encoding) if path.suffix.lower() in (".jsonl", ".ndjson") else None
     columns = {name: [_json_value(value) for value in frame[name].to_numpy()] for name in frame.columns}
     for row in zip(*columns.values(), strict=True):
         values = dict(zip(columns, row, strict=True))
@@ -152,11 +154,12 @@ def _json_lines(frame: pd.DataFrame, input_file: str | None) -> Iterator[str]:
         yield json.dumps(values, ensure_ascii=False) + "\n"
 
 
-def _original_objects(path: Path) -> Iterator[dict[str, Any]] | None:
-    if path.suffix.lower() not in (".jsonl", ".ndjson"):
-        return None
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return (json.loads(line) for line in lines if line.strip())
+def _original_objects(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
+    from pipelines.tables.encoding import open_text
+
+    # By lines as a file has them: `splitlines` would also split at separators inside of texts, such as U+2028.
+    with open_text(path, encoding) as file:
+        yield from (json.loads(line) for line in file if line.strip())
 
 
 def _json_value(value: Any) -> Any:
