@@ -35,6 +35,9 @@ def run_command(
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
+    except PermissionError as error:
+        print(f"error: no permission for {error.filename}; change it or choose another place", file=sys.stderr)
+        return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -57,9 +57,11 @@ def train(
         >>> metrics["test"]["accuracy"] > 0.95
         True
     """
+    from tfbigmodel.config import resolve
     from tfbigmodel.training.distribution import agree, is_chief, make_strategy
     from tfbigmodel.workdir import Workdir, locked, prepare
 
+    config = resolve(config)  # it may have been made in Python
     directory = Workdir(Path(workdir))
     strategy = make_strategy(config.training)
     if not is_chief(strategy):
@@ -142,7 +144,9 @@ def _run(
     if len(set(agree(strategy, state.updates))) > 1:
         raise UserError(f"the workers do not see one {workdir.checkpoints}; put the workdir on a shared file system")
     finished = state.stopped or state.epoch >= training.epochs
-    if finished and workdir.metrics():
+    # `evaluate` writes there too, one split at a time.
+    measured = {split for split, count in data.info.counts.items() if count} <= workdir.metrics().keys()
+    if finished and measured:
         reason = "early stopping ended it" if state.stopped else "raise training.epochs to train on"
         tell(f"{workdir.path} is finished: {state.epoch} epochs, {state.updates} updates; {reason}")
         return workdir.metrics()
