@@ -68,7 +68,8 @@ def build(config: DenseConfig, info: DatasetInfo, dtype: str, seed: int) -> kera
     x = keras.layers.Concatenate(dtype=dtype, name="concatenate")(flat) if len(flat) > 1 else flat[0]
     # Every layer has a seed of its own: equal seeds would make layers of equal shape start with equal weights.
     for number, units in enumerate(config.hidden_units, start=1):
-        x = _dense(config, units, seed + 2 * number, dtype, f"dense_{number}")(x)
+        # Batch norm has an offset of its own, and takes a bias before it away again.
+        x = _dense(config, units, not config.batch_norm, seed + 2 * number, dtype, f"dense_{number}")(x)
         if config.batch_norm:
             x = keras.layers.BatchNormalization(synchronized=True, dtype=dtype, name=f"batch_norm_{number}")(x)
         x = _activation(config.activation, dtype, f"activation_{number}")(x)
@@ -76,15 +77,16 @@ def build(config: DenseConfig, info: DatasetInfo, dtype: str, seed: int) -> kera
             x = keras.layers.Dropout(config.dropout, seed=seed + 2 * number + 1, dtype=dtype, name=f"dropout_{number}")(
                 x
             )
-    outputs = _dense(config, info.num_classes or 1, seed, "float32", "logits")(x)
+    outputs = _dense(config, info.num_classes or 1, True, seed, "float32", "logits")(x)
     return keras.Model(inputs, outputs, name="dense")
 
 
-def _dense(config: DenseConfig, units: int, seed: int, dtype: str, name: str) -> keras.layers.Dense:
+def _dense(config: DenseConfig, units: int, use_bias: bool, seed: int, dtype: str, name: str) -> keras.layers.Dense:
     import keras
 
     return keras.layers.Dense(
         units,
+        use_bias=use_bias,
         kernel_initializer=keras.initializers.get({"class_name": config.initializer, "config": {"seed": seed}}),
         kernel_regularizer=keras.regularizers.L1L2(config.l1, config.l2) if config.l1 or config.l2 else None,
         dtype=dtype,

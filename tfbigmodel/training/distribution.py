@@ -1,5 +1,6 @@
 """Where training runs: devices, strategies, and who of several workers writes."""
 
+import functools
 import json
 import os
 
@@ -23,19 +24,27 @@ def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
             tf.config.experimental.set_memory_growth(gpu, True)
         if config.virtual_cpus:
             cpu = tf.config.list_physical_devices("CPU")[0]
-            devices = [tf.config.LogicalDeviceConfiguration()] * config.virtual_cpus
-            tf.config.set_logical_device_configuration(cpu, devices)
+            if len(tf.config.get_logical_device_configuration(cpu) or ()) != config.virtual_cpus:
+                devices = [tf.config.LogicalDeviceConfiguration()] * config.virtual_cpus
+                tf.config.set_logical_device_configuration(cpu, devices)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"devices cannot be set up any more in this process ({error}); start a new one") from error
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     if config.strategy == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+        return _mirrored(tuple(device.name for device in devices))
     if config.strategy == "multi_worker":
         check_tf_config()
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.get_strategy()
+
+
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
+    # Kept for the life of the process: two strategies on the same devices number their collective operations alike, and
+    # the second one's are aborted with "Shape mismatch in the collective instance".
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def check_tf_config() -> None:
