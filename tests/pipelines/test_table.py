@@ -140,6 +140,12 @@ def test_given_files_are_the_splits(write: Callable, load_table: Load, as_csv: C
     assert dict(carved.info.counts) == {"train": 36, "validation": 4, "test": 13}
 
 
+def test_a_split_may_be_left_out(load_table: Load) -> None:
+    data = load_table(split={"validation": 0.0, "test": 0.5})
+    assert dict(data.info.counts) == {"train": 30, "validation": 0, "test": 30}
+    assert list(data.validation()) == []
+
+
 def test_class_names_are_sorted_as_numbers_where_they_are(
     load_table: Load, as_csv: Callable, rows: list[tuple]
 ) -> None:
