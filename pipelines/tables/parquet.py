@@ -1,8 +1,11 @@
 """Parquet, where pyarrow is installed."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipelines.errors import UserError
 from pipelines.tables.records import Records
@@ -48,23 +51,16 @@ def _text_column(column: Any, name: str, path: Path) -> list[str | None]:
 
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_nested(kind):
-        import json
-
         return [
             None if value is None else json.dumps(value, ensure_ascii=False, default=str)
             for value in column.to_pylist()
         ]
     if pa.types.is_floating(kind):
-        # Through NumPy, which writes the shortest text that reads back as the same number: 0.1, 1.0, 1e+20.
-        return (
-            [
-                None if value is None else str(value)
-                for value in column.cast(kind).to_numpy(zero_copy_only=False).tolist()
-            ]
-            if column.null_count == 0
-            else [None if value is None else str(value) for value in column.to_pylist()]
-        )
+        # NumPy's number of the same width writes the shortest text that reads back as the same number: 0.1, 1.0, 1e+20.
+        number = np.dtype(kind.to_pandas_dtype()).type
+        return [None if value is None else str(number(value)) for value in column.to_pylist()]
     try:
-        return column.cast(pa.string()).to_pylist()
+        text: list[str | None] = column.cast(pa.string()).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(f"{path}: column {name} has the type {column.type}, which cannot be read as text") from error
+    return text
