@@ -232,8 +232,19 @@ def dump_config(config: RunConfig) -> str:
     stream = io.StringIO()
     yaml = ruamel.yaml.YAML()
     yaml.default_flow_style = False
-    yaml.dump(config.model_dump(mode="json"), stream)
+    yaml.dump(_quoted(config.model_dump(mode="json")), stream)
     return stream.getvalue()
+
+
+def _quoted(value: Any) -> Any:
+    # In double quotes every character can be written as an escape; the emitter's own choice loses some line breaks.
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    if isinstance(value, Mapping):
+        return {_quoted(key): _quoted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_quoted(item) for item in value]
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and not value.isprintable() else value
 
 
 def changed_keys(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
