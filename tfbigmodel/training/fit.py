@@ -17,7 +17,7 @@ from tfbigmodel.config import RunConfig
 from tfbigmodel.training import checkpoints
 from tfbigmodel.training.distribution import is_chief, is_multi_worker
 from tfbigmodel.training.loop import UpdateRule, make_evaluate, make_train_steps
-from tfbigmodel.training.state import TrainState
+from tfbigmodel.training.state import TrainState, check_finite_validation
 from tfbigmodel.training.tensorboard import TensorBoard
 
 # `steps_per_execution: auto` aims at this many seconds between two visits to Python: long enough that they cost
@@ -135,6 +135,7 @@ def fit(
                 next(iterator)
             logs = state.means()
             validation = validate()
+            check_finite_validation(validation, state.updates)
             logs |= {f"val_{name}": value for name, value in validation.items()}
             monitor = _monitored(validation, training.monitor, task)
             stopping = training.early_stopping

@@ -1,11 +1,17 @@
 """Where training stands: all of it that is not a tensor."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipelines.errors import UserError
 from tfbigmodel.training.loop import StepResults
+
+_REMEDY = (
+    "lower training.optimizer.learning_rate, set training.clip_norm, or look for extreme values in the data; the last "
+    "good checkpoint is kept"
+)
 
 
 @dataclass
@@ -94,7 +100,19 @@ def check_finite(results: StepResults, updates: int) -> None:
     for step, (loss, norm) in enumerate(zip(results.loss.tolist(), results.gradient_norm.tolist(), strict=True)):
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = f"the loss became {loss}" if not math.isfinite(loss) else f"the gradient's norm became {norm}"
-            raise UserError(
-                f"training diverged: {what} at update {updates + step + 1}; lower training.optimizer.learning_rate, "
-                "set training.clip_norm, or look for extreme values in the data; the last good checkpoint is kept"
-            )
+            raise UserError(f"training diverged: {what} at update {updates + step + 1}; {_REMEDY}")
+
+
+def check_finite_validation(validation: Mapping[str, float], updates: int) -> None:
+    """Checks the metrics of a validation: a model that gives NaN must not become a checkpoint, let alone the best.
+
+    Args:
+        validation: the metrics.
+        updates: updates done.
+
+    Raises:
+        UserError: one is NaN or infinite.
+    """
+    for name, value in validation.items():
+        if not math.isfinite(value):
+            raise UserError(f"training diverged: the validation {name} became {value} at update {updates}; {_REMEDY}")
