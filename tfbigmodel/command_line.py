@@ -91,11 +91,10 @@ def import_tensorflow() -> None:
     """Imports TensorFlow without its greetings, which would drown the messages that matter.
 
     Some of them cannot be switched off: they are written before TensorFlow reads its settings. What was held back is
-    shown if the import fails. Set TF_CPP_MIN_LOG_LEVEL yourself to see everything.
+    shown if the import fails. Set TF_CPP_MIN_LOG_LEVEL to 0 to see everything.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held_back:
         standard_error = os.dup(2)

@@ -1,0 +1,130 @@
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from pipelines.errors import UserError
+from tfbigmodel.training import checkpoints
+
+MODEL = {"a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "seed": np.array([1, 2], np.uint32)}
+OPTIMIZER = {"adam/iteration": np.array(7)}
+
+
+def save(root, step, monitor=None):
+    return checkpoints.save_checkpoint(root, step, MODEL, OPTIMIZER, {"updates": step, "monitor": monitor})
+
+
+def steps(root):
+    return sorted(int(folder.name.removeprefix("step-")) for folder in root.iterdir())
+
+
+def test_what_is_saved_comes_back_bit_equal(tmp_path):
+    save(tmp_path, 7, 0.1)
+    checkpoint, problems = checkpoints.latest_checkpoint(tmp_path)
+    assert problems == []
+    assert checkpoint.state == {"updates": 7, "monitor": 0.1}
+    for saved, loaded in ((MODEL, checkpoint.model_arrays()), (OPTIMIZER, checkpoint.optimizer_arrays())):
+        assert saved.keys() == loaded.keys()
+        for name in saved:
+            np.testing.assert_array_equal(saved[name], loaded[name])
+            assert saved[name].dtype == loaded[name].dtype
+    assert sorted(os.listdir(tmp_path / "step-0000000007")) == [
+        "manifest.json", "model.safetensors", "optimizer.safetensors", "state.json",
+    ]  # fmt: skip
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    for step, monitor in ((1, 0.5), (2, 0.1), (3, 0.4), (4, None), (5, 0.3)):
+        save(tmp_path, step, monitor)
+        checkpoints.prune_checkpoints(tmp_path, keep=2)
+    assert steps(tmp_path) == [2, 4, 5]
+    assert checkpoints.best_checkpoint(tmp_path).state["updates"] == 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_file_is_named_and_the_one_before_is_used(tmp_path, name, damage):
+    save(tmp_path, 1)
+    file = save(tmp_path, 2) / name
+    content = bytearray(file.read_bytes())
+    if damage == "remove":
+        file.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content if damage == "flip" else content[:-1])
+    checkpoint, problems = checkpoints.latest_checkpoint(tmp_path)
+    assert checkpoint.state["updates"] == 1
+    assert len(problems) == 1
+    assert "step-0000000002" in problems[0]
+    if name != "manifest.json":
+        assert name in problems[0]
+
+
+def test_a_damaged_checkpoint_is_written_anew(tmp_path):
+    (save(tmp_path, 2) / "state.json").unlink()
+    save(tmp_path, 2)
+    assert checkpoints.latest_checkpoint(tmp_path)[0].state["updates"] == 2
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    save(tmp_path, 1)
+    with pytest.raises(UserError, match=r"weight w is not finite after update 2; the checkpoint is not written"):
+        checkpoints.save_checkpoint(tmp_path, 2, {"w": np.float32([1.0, np.nan])}, {}, {})
+    assert steps(tmp_path) == [1]
+
+
+def test_an_error_while_writing_leaves_nothing_behind(tmp_path):
+    with pytest.raises(TypeError):
+        checkpoints.save_checkpoint(tmp_path, 3, MODEL, OPTIMIZER, {"updates": object()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pickle_in_place_of_tensors_is_refused(tmp_path):
+    folder = save(tmp_path, 1)
+    (folder / "model.safetensors").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
+    checkpoints.write_manifest(folder, checkpoints.MANIFEST)
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
+        checkpoints.open_checkpoint(folder).model_arrays()
+
+
+def model(units=3):
+    inputs = keras.Input((2,))
+    x = keras.layers.Dense(units, name="hidden")(inputs)
+    x = keras.layers.Dropout(0.5, seed=1, name="dropout")(x)
+    return keras.Model(inputs, keras.layers.BatchNormalization(name="norm")(x))
+
+
+def test_every_variable_is_kept_dropouts_random_state_too():
+    source = model()
+    x = np.ones((4, 2), np.float32)
+    source(x, training=True)  # moves the random state and the moving statistics
+    arrays = checkpoints.read_variables(source.variables)
+    assert len(arrays) == len(source.variables)
+    target = model()  # its seed generator has another number in this process
+    checkpoints.write_variables(target.variables, arrays, "here")
+    np.testing.assert_array_equal(source(x, training=True), target(x, training=True))
+
+
+def test_another_models_checkpoint_is_refused():
+    arrays = checkpoints.read_variables(model().variables)
+    larger = sorted(model(units=4).variables, key=lambda v: v.path)
+    with pytest.raises(
+        UserError, match=r"run/1 does not fit the model: hidden/bias has shape \(3,\) there, \(4,\) here"
+    ):
+        checkpoints.write_variables(larger, arrays, "run/1")
+    del arrays["norm/gamma"]
+    with pytest.raises(UserError, match=r"norm/gamma is in one of them only"):
+        checkpoints.write_variables(model().variables, arrays, "run/1")
+
+
+def test_two_variables_of_one_path_are_refused():
+    variables = [keras.Variable([1.0], name="w"), keras.Variable([2.0], name="w")]
+    with pytest.raises(ValueError, match="2 variables are called w"):
+        checkpoints.read_variables(variables)
+
+
+def test_state_json_is_readable(tmp_path):
+    folder = save(tmp_path, 1, 0.25)
+    assert json.loads((folder / "state.json").read_text()) == {"updates": 1, "monitor": 0.25}
