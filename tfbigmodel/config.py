@@ -186,6 +186,8 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> RunConfig:
         raise MissingFileError(f"no configuration file {path}{hint}")
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except PermissionError as error:
+        raise UserError(f"no permission to read {path}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     values = _parse_yaml(text, str(path))

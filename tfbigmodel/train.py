@@ -115,6 +115,7 @@ def _run(
 
     from pipelines.files import write_json
     from tfbigmodel.environment import describe_environment
+    from tfbigmodel.inference import check_threshold
     from tfbigmodel.model import build_model, load_data, task_of
     from tfbigmodel.training.distribution import agree, is_chief
     from tfbigmodel.training.fit import fit
@@ -124,6 +125,7 @@ def _run(
 
     chief = is_chief(strategy)
     data = load_data(config)
+    check_threshold(config.evaluation.threshold, data.info)  # used at the end, and too late to be told then
     if chief:
         keep_data_description(workdir, data.info, data.preprocess)
         write_json(workdir.path / "environment.json", describe_environment(strategy))

@@ -85,7 +85,7 @@ def latest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
     Returns:
         The checkpoint (None where there is none), and what is wrong with each newer one that was passed over.
     """
-    problems = []
+    problems: list[str] = []
     for folder in reversed(_folders(root)):
         try:
             return open_checkpoint(folder), problems

@@ -216,7 +216,7 @@ def _callback_list(
 def _caught_signals(enabled: bool) -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, so that training stops between two executions; a second one acts as usual."""
     caught: list[int] = []
-    previous: dict[int, Callable | int | None] = {}
+    previous: dict[int, Callable | int] = {}
 
     def catch(number: int, frame: FrameType | None) -> None:
         caught.append(number)
@@ -224,8 +224,8 @@ def _caught_signals(enabled: bool) -> Iterator[list[int]]:
             signal.signal(each, handler)
 
     if enabled and threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.getsignal(number)
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+            previous[number] = signal.getsignal(number) or signal.SIG_DFL
             signal.signal(number, catch)
     try:
         yield caught

@@ -113,7 +113,8 @@ def make_optimizer(
         UserError: `options` has an argument that the optimizer does not take, or a value it refuses.
     """
     cls = OPTIMIZERS[config.name]
-    accepted = set(inspect.signature(cls.__init__).parameters) - _DONE_BY_THE_LOOP - {"self", "kwargs", "name"}
+    accepted = set(inspect.signature(cls.__init__).parameters) - _DONE_BY_THE_LOOP
+    accepted -= {"self", "kwargs", "name", "learning_rate"}
     for name in config.options:
         if name in _DONE_BY_THE_LOOP:
             raise UserError(
