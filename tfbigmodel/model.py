@@ -55,7 +55,8 @@ def build_model(config: RunConfig, info: DatasetInfo) -> keras.Model:
         >>> config = load_config("configs/dense.yaml")
         >>> data = load_data(config)
         >>> model = build_model(config, data.info)
-        >>> model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> model.compile("adam", loss, weighted_metrics=["accuracy"])
         >>> model.fit(data.train(), validation_data=data.validation())
     """
     chapter = CHAPTERS[config.model.chapter]
