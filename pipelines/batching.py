@@ -83,9 +83,10 @@ class MemoryData:
         return _finished(elements, lambda element: batch(element, context))
 
     def evaluation(self, split: Split, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        """All examples of a split once, in order: `(features, label, weight)`.
+        """All examples of a split once, in order: `(features, label, weight)`, every weight 1.0.
 
-        The last batch is filled up with rows of weight 0.0.
+        With an `input_context` the last batch is filled up with rows of weight 0.0, so that it can be divided among
+        replicas; without one it is as small as it is, so that Keras' unweighted metrics are right too.
         """
         key = (split, _Shares.of(self.batch_size, input_context))
         if key not in self._evaluations:
@@ -133,7 +134,7 @@ def batches(
     batch_size: int,
     input_context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """Examples in order as model-ready batches, the last one filled up with rows of weight 0.0.
+    """Examples in order as model-ready batches; with an `input_context` the last one is filled up, rows of weight 0.0.
 
     Args:
         examples: raw examples, from `read_examples` for instance.
@@ -157,11 +158,12 @@ class _Shares:
     rows: int
     first_replica: int
     local_replicas: int
+    filled_up: bool
 
     @classmethod
     def of(cls, batch_size: int, context: tf.distribute.InputContext | None) -> "_Shares":
         if context is None:
-            return cls(batch_size, 0, 1)
+            return cls(batch_size, 0, 1, False)
         replicas, workers = context.num_replicas_in_sync, context.num_input_pipelines
         if batch_size % replicas:
             raise UserError(
@@ -171,7 +173,7 @@ class _Shares:
         if replicas % workers:
             raise UserError(f"{replicas} replicas cannot be divided equally among {workers} workers")
         local = replicas // workers
-        return cls(batch_size // replicas, context.input_pipeline_id * local, local)
+        return cls(batch_size // replicas, context.input_pipeline_id * local, local, True)
 
     def elements(self, first_step: int, last_step: int) -> tf.data.Dataset:
         """One number for each (step, local replica), in this order."""
@@ -191,7 +193,10 @@ def _in_order(
         step, replica = element // shares.local_replicas, shares.first_replica + element % shares.local_replicas
         index = step * batch_size + replica * shares.rows + tf.range(shares.rows, dtype=tf.int64)
         weight = tf.cast(index < num_examples, tf.float32)
-        index = tf.minimum(index, num_examples - 1)
+        if shares.filled_up:
+            index = tf.minimum(index, num_examples - 1)
+        else:
+            index, weight = tf.boolean_mask(index, weight > 0), tf.boolean_mask(weight, weight > 0)
         inputs = preprocess({name: tf.gather(tensor, index) for name, tensor in features.items()})
         return (inputs, weight) if labels is None else (inputs, tf.gather(labels, index), weight)
 

@@ -140,10 +140,10 @@ class Data(Protocol):
         ...
 
     def evaluation(self, split: Split, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        """All examples of a split once, in order, not augmented: `(features, label, weight)`.
+        """All examples of a split once, in order, not augmented: `(features, label, weight)`, every weight 1.0.
 
-        The last batch is filled up with examples of weight 0.0, so that every batch has one shape and can be divided
-        among replicas.
+        With an `input_context` the last batch is filled up with examples of weight 0.0, so that every batch has one
+        shape and can be divided among replicas; without one it is as small as it is, as Keras expects it.
         """
         ...
 

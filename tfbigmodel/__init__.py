@@ -9,10 +9,8 @@ Example:
     >>> data = tfbigmodel.load_data(config)
     >>> model = tfbigmodel.build_model(config, data.info)
     >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    >>> model.compile(optimizer="adam", loss=loss, weighted_metrics=["accuracy"])
+    >>> model.compile(optimizer="adam", loss=loss, metrics=["accuracy"])
     >>> model.fit(data.train(epochs=3), validation_data=data.validation())
-
-    `weighted_metrics`, because the last batch of a validation is filled up with rows of weight 0.
 
     Or with the project's own loop, which writes a workdir:
 

@@ -56,7 +56,7 @@ def build_model(config: RunConfig, info: DatasetInfo) -> keras.Model:
         >>> data = load_data(config)
         >>> model = build_model(config, data.info)
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        >>> model.compile("adam", loss, weighted_metrics=["accuracy"])
+        >>> model.compile("adam", loss, metrics=["accuracy"])
         >>> model.fit(data.train(), validation_data=data.validation())
     """
     chapter = CHAPTERS[config.model.chapter]

@@ -58,20 +58,21 @@ def train(
         True
     """
     from tfbigmodel.config import resolve
-    from tfbigmodel.training.distribution import agree, is_chief, make_strategy
+    from tfbigmodel.training.distribution import agree, is_chief, make_strategy, other_workers_end_told
     from tfbigmodel.workdir import Workdir, locked, prepare
 
     config = resolve(config)  # it may have been made in Python
     directory = Workdir(Path(workdir))
     strategy = make_strategy(config.training)
-    if not is_chief(strategy):
-        agree(strategy, 0)  # until the chief has prepared the workdir
-        return _run(config, directory, strategy, callbacks, lambda text: None, progress=False)
-    with locked(directory):
-        prepare(directory, config)
-        agree(strategy, 0)
-        tell = say if progress else lambda text: None
-        return _run(config, directory, strategy, callbacks, tell, progress and sys.stdout.isatty())
+    with other_workers_end_told(strategy):
+        if not is_chief(strategy):
+            agree(strategy, 0)  # until the chief has prepared the workdir
+            return _run(config, directory, strategy, callbacks, lambda text: None, progress=False)
+        with locked(directory):
+            prepare(directory, config)
+            agree(strategy, 0)
+            tell = say if progress else lambda text: None
+            return _run(config, directory, strategy, callbacks, tell, progress and sys.stdout.isatty())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

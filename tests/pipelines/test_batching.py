@@ -117,11 +117,18 @@ def test_evaluation_shows_every_example_once_over_all_workers(workers: int) -> N
     assert sorted(seen) == list(range(NUM_TEST))
 
 
-def test_evaluation_keeps_the_order_and_fills_up_with_weight_0(labels_of: Callable) -> None:
+def test_evaluation_keeps_the_order(labels_of: Callable) -> None:
     data = make()
-    assert np.concatenate(numbers(data.test()))[:NUM_TEST].tolist() == list(range(NUM_TEST))
-    assert labels_of(data.test(), part=2).tolist() == [1.0] * NUM_TEST + [0.0] * 3
+    assert np.concatenate(numbers(data.test())).tolist() == list(range(NUM_TEST))
+    assert labels_of(data.test(), part=2).tolist() == [1.0] * NUM_TEST
     assert data.test() is data.evaluation("test"), "made once: every epoch ends with one"
+
+
+def test_for_a_strategy_the_last_batch_is_filled_up_with_weight_0(labels_of: Callable) -> None:
+    data = make()
+    filled_up = data.test(context(0, 1, 1))
+    assert np.concatenate(numbers(filled_up))[:NUM_TEST].tolist() == list(range(NUM_TEST))
+    assert labels_of(filled_up, part=2).tolist() == [1.0] * NUM_TEST + [0.0] * 3
 
 
 def test_an_empty_split_has_no_batches() -> None:
@@ -137,7 +144,9 @@ def test_shapes_are_static_and_types_as_the_contract_says() -> None:
     features, label = data.train().element_spec
     assert features == {"image": tf.TensorSpec([8, 2, 2, 1], tf.float32)}
     assert label == tf.TensorSpec([8], tf.int32)
-    assert data.validation().element_spec[2] == tf.TensorSpec([8], tf.float32)
+    one = context(0, 1, 1)
+    assert data.validation(one).element_spec[2] == tf.TensorSpec([8], tf.float32)
+    assert data.validation().element_spec[2] == tf.TensorSpec([None], tf.float32)
     assert data.train(input_context=context(0, 2, 2)).element_spec[1].shape == [4]
 
 
@@ -199,5 +208,7 @@ def test_examples_of_any_file_come_in_batches() -> None:
     assert [len(element) for element in labelled] == [3, 3]
     unlabelled = Examples(examples.features, None, examples.origin, examples.rows)
     features, weight = list(batches(unlabelled, data.preprocess, data.info, 4))[1]
-    assert features["image"].shape == (4, 2, 2, 1)
+    assert features["image"].shape == (1, 2, 2, 1)
+    assert weight.numpy().tolist() == [1]
+    _, weight = list(batches(unlabelled, data.preprocess, data.info, 4, context(0, 1, 1)))[1]
     assert weight.numpy().tolist() == [1, 0, 0, 0]

@@ -3,6 +3,8 @@
 import functools
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import tensorflow as tf
 
@@ -79,6 +81,24 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
     """Whether several processes train together."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+@contextmanager
+def other_workers_end_told(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Turns what TensorFlow raises when another worker has gone into one line.
+
+    Raises:
+        UserError: another worker ended while this one was waiting for it.
+    """
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        if not is_multi_worker(strategy):
+            raise
+        raise UserError(
+            "another worker of this run has ended, its own output says why; start all workers again to go on from the "
+            "last checkpoint"
+        ) from error
 
 
 def agree(strategy: tf.distribute.Strategy, value: int) -> list[int]:

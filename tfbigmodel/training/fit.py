@@ -124,8 +124,10 @@ def fit(
                     tensorboard.steps(state.updates, results, _learning_rate(optimizer), rate)
                 listeners.on_train_batch_end(state.step - 1, state.means())
                 inside = state.step < steps_per_epoch
-                if inside and _due(training.validate_every_steps, state.updates) and tensorboard:
-                    tensorboard.validation(state.updates, validate())
+                if inside and _due(training.validate_every_steps, state.updates):
+                    measured = validate()  # by all workers together
+                    if tensorboard:
+                        tensorboard.validation(state.updates, measured)
                 if caught:
                     save(None)
                     raise Interrupted(caught[0], state.updates)

@@ -160,7 +160,7 @@ def free_ports(count):
 
 
 def test_two_workers_give_the_numbers_of_one_process(tmp_path):
-    settings = config(strategy="multi_worker")
+    settings = config(strategy="multi_worker", validate_every_steps=8)
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []
     for index in range(2):
