@@ -119,8 +119,7 @@ class MemoryData:
             epoch, step = step // steps_per_epoch, step % steps_per_epoch
             index = step * batch_size + replica * rows + tf.range(rows, dtype=tf.int64)
             if self._shuffle:
-                key = tf.cast(tf.stack([seed, epoch]), tf.uint32)
-                index = tf.random.experimental.index_shuffle(index, key, tf.constant(num_examples - 1, tf.int64))
+                index = _shuffled(index, seed, epoch, num_examples)
             raw = {name: tf.gather(tensor, index) for name, tensor in features.items()}
             return self.preprocess(raw), tf.gather(labels, index)
 
@@ -201,6 +200,15 @@ def _in_order(
         return (inputs, weight) if labels is None else (inputs, tf.gather(labels, index), weight)
 
     return _finished(shares.elements(0, -(-num_examples // batch_size)), make)
+
+
+def _shuffled(index: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor, num_examples: int) -> tf.Tensor:
+    """Where a seeded permutation of all examples sends `index`, `(rows,)`, without making the permutation."""
+    # The operation takes each word of its key modulo 256: `index_shuffle` with (seed, epoch) as its key has 256 orders
+    # for all epochs, and neighbouring ones resemble each other. So the key is drawn from them at random instead.
+    key = tf.random.stateless_uniform([3], tf.stack([seed, epoch]), minval=None, maxval=None, dtype=tf.uint32)
+    last = tf.constant(num_examples - 1, tf.int64)
+    return tf.raw_ops.RandomIndexShuffle(index=index, seed=key, max_index=last, rounds=4)
 
 
 def _finished(elements: tf.data.Dataset, make: Any) -> tf.data.Dataset:

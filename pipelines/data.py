@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import tensorflow as tf
 
+from pipelines.errors import UserError
+
 Split: TypeAlias = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 # What `Preprocessor.save` writes beside vocabulary files, with the key `kind` that says which class reads it.
@@ -52,15 +54,22 @@ class DatasetInfo:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "DatasetInfo":
-        """The object that `to_json` made `value` of."""
-        return cls(
-            **{
-                **value,
-                "inputs": {name: tuple(shape) for name, shape in value["inputs"].items()},
-                "class_names": tuple(value["class_names"]),
-                "class_counts": tuple(value["class_counts"]),
-            }
-        )
+        """The object that `to_json` made `value` of.
+
+        Raises:
+            UserError: `value` is something else.
+        """
+        try:
+            return cls(
+                **{
+                    **value,
+                    "inputs": {name: tuple(shape) for name, shape in value["inputs"].items()},
+                    "class_names": tuple(value["class_names"]),
+                    "class_counts": tuple(value["class_counts"]),
+                }
+            )
+        except (TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"this is not a description of a dataset, as info.json holds it: {error}") from error
 
 
 class Preprocessor(Protocol):
@@ -77,6 +86,11 @@ class Preprocessor(Protocol):
         `serving_default` is always there: one input per column for a table, `image` (encoded bytes) for images, which
         also have `pixels` (uint8).
         """
+        ...
+
+    @property
+    def served_names(self) -> Mapping[str, str]:
+        """What clients call an input, where that is no name for a graph: the input's name → a column's, of any text."""
         ...
 
     def __call__(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -115,7 +129,7 @@ class Data(Protocol):
         info: what a model needs to know.
         preprocess: maps raw features to model inputs, in training and in serving alike.
         batch_size: examples in one batch over all replicas.
-        steps_per_epoch: full batches in the training split; what is left over is dropped, another part each epoch.
+        steps_per_epoch: full batches in the training split; the rest is dropped, another part each epoch if shuffled.
     """
 
     info: DatasetInfo

@@ -1,8 +1,10 @@
 """Files that appear whole or not at all: written under a temporary name, synced to disk, then renamed into place."""
 
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from pipelines.errors import UserError
 
 # What a killed process may leave behind carries this mark, so that the next one can tell it from data and remove it.
 TEMPORARY_MARK = ".tmp-"
+_TEMPORARY_NAME = re.compile(r"\..+\.tmp-[0-9a-f]{8}")
 
 
 @contextmanager
@@ -34,7 +37,7 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
         ...     file.write(b"{}")
     """
     path = Path(path)
-    temporary = _temporary_beside(path)
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -67,7 +70,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     if path.exists():
         raise UserError(f"{path} exists already and is not overwritten; remove it or choose another name")
-    temporary = _temporary_beside(path)
+    temporary = temporary_beside(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -104,6 +107,8 @@ def read_json(path: Path | str) -> Any:
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: it is not JSON text") from error
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
@@ -152,16 +157,51 @@ def verify_manifest(folder: Path, name: str) -> None:
             raise UserError(f"{folder / relative} is damaged: its SHA-256 is not the one in {name}")
 
 
+def remove_folder(folder: Path) -> None:
+    """Removes a folder so that a kill in between leaves no half of it under its name."""
+    if folder.exists():
+        doomed = temporary_beside(folder)
+        os.rename(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Holds the lock of a file, which is made if missing; a killed process's lock is gone with it.
+
+    Args:
+        path: a file of no other use; the process that has the lock writes its number into it.
+
+    Raises:
+        UserError: another process has it; the message names the process.
+        OSError: the file cannot be made.
+    """
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise UserError(f"{path.parent} is in use by process {owner}; wait for it or use another") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
 def remove_temporaries(folder: Path) -> None:
-    """Removes what a killed process left half-written directly below `folder`."""
-    for path in folder.glob(f"*{TEMPORARY_MARK}*") if folder.is_dir() else ():
+    """Removes what a killed process left half-written directly below `folder`; no other may be writing there."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not _TEMPORARY_NAME.fullmatch(path.name):
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 
 
-def _temporary_beside(path: Path) -> Path:
+def temporary_beside(path: Path) -> Path:
+    """A name beside `path` that nothing else has, and that `remove_temporaries` knows."""
     return path.with_name(f".{path.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}")
 
 

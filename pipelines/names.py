@@ -2,6 +2,7 @@
 
 import difflib
 import keyword
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -38,28 +39,24 @@ def shorten(text: str, limit: int = 40) -> str:
 
 
 def input_names(columns: Sequence[str]) -> list[str]:
-    """The names under which a served model takes these columns: the same, wherever TensorFlow allows it.
+    """Names for these columns inside a graph, where inputs are named like Python variables in ASCII.
 
-    A SavedModel's inputs are named like Python variables, so every other character becomes an underscore; letters of
-    any script stay. Names that would become equal get a number.
+    Every other character becomes an underscore; names that would become equal get a number. Clients never see them: an
+    export gives the inputs their columns' names again.
 
     Example:
-        >>> input_names(["age", "年龄", "sepal length (cm)", "class", "2nd"])
-        ['age', '年龄', 'sepal_length__cm_', 'class_', 'column_2nd']
+        >>> input_names(["age", "年龄", "sepal length (cm)", "class", "2nd", "_id"])
+        ['age', 'column', 'sepal_length_cm', 'column_class', 'column_2nd', 'column_id']
     """
     taken: set[str] = set()
     result = []
     for column in columns:
-        name = "".join(character if character.isalnum() or character == "_" else "_" for character in column)
-        if not name.isidentifier():
-            name = f"column_{name}"
-        if not name.isidentifier():  # such as superscripts, which are alphanumeric and no part of a name
-            name = "column_" + "".join(c if c.isidentifier() or c.isdecimal() else "_" for c in name[7:])
-        if keyword.iskeyword(name) or name == "self":
-            name += "_"
+        name = re.sub("[^A-Za-z0-9]+", "_", column).strip("_")
+        if not name.isidentifier() or keyword.iskeyword(name) or name == "self" or column.startswith("_"):
+            name = f"column_{name}".rstrip("_")
         candidate, number = name, 2
-        while candidate in taken:
+        while candidate.casefold() in taken:  # TensorFlow takes `Age` and `age` for one name
             candidate, number = f"{name}_{number}", number + 1
-        taken.add(candidate)
+        taken.add(candidate.casefold())
         result.append(candidate)
     return result

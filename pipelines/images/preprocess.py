@@ -45,6 +45,11 @@ class ImagePreprocessor(tf.Module):
             "pixels": {"pixels": tf.TensorSpec([None, *self.shape], tf.uint8, name="pixels")},
         }
 
+    @property
+    def served_names(self) -> Mapping[str, str]:
+        """Nothing: clients call the inputs what they are called here."""
+        return {}
+
     def __call__(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Maps `image` (encoded bytes, `(batch_size,)`) or `pixels` (uint8) to the model's input.
 

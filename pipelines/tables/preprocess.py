@@ -98,6 +98,11 @@ class TablePreprocessor(tf.Module):
         return dict(pairs + [(column.column, column.input) for column in self.categorical])
 
     @property
+    def served_names(self) -> Mapping[str, str]:
+        """Input in the graph → column in the file, which is what clients call it."""
+        return {name: column for column, name in self.input_of.items()}
+
+    @property
     def feature_names(self) -> tuple[str, ...]:
         """What each of the features is: `age`, `position[2]`, `colour=red`."""
         names = []

@@ -1,5 +1,6 @@
 """Batches: order, sharding, starting anywhere, filling up, and what they hold."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -212,3 +213,13 @@ def test_examples_of_any_file_come_in_batches() -> None:
     assert weight.numpy().tolist() == [1]
     _, weight = list(batches(unlabelled, data.preprocess, data.info, 4, context(0, 1, 1)))[1]
     assert weight.numpy().tolist() == [1, 0, 0, 0]
+
+
+def test_every_epoch_and_seed_has_an_order_of_its_own() -> None:
+    data = make()
+    orders = {tuple(np.concatenate(numbers(data.train(epoch=epoch))).tolist()) for epoch in range(600)}
+    assert len(orders) == 600
+    # Neighbouring epochs have nothing to do with each other: correlations are at chance, 1 / sqrt(n).
+    first = [np.argsort(np.concatenate(numbers(data.train(epoch=epoch)))) for epoch in range(40)]
+    correlations = [np.corrcoef(a, b)[0, 1] for a, b in itertools.pairwise(first)]
+    assert abs(np.mean(correlations)) < 4 / np.sqrt(len(first[0]) * len(correlations))

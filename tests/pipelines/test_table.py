@@ -179,10 +179,11 @@ def test_regression_trains_on_the_z_score(load_table: Load, rows: list[tuple], l
     assert (plain.info.target_mean, plain.info.target_scale) == (0.0, 1.0)
 
 
-def test_names_that_no_server_takes_get_others(load_table: Load, as_csv: Callable, rows: list[tuple]) -> None:
+def test_names_that_no_graph_takes_get_others(load_table: Load, as_csv: Callable, rows: list[tuple]) -> None:
     data = load_table(as_csv(rows, "sepal length (cm),颜色,class,label"))
     specs = data.preprocess.signatures["serving_default"]
-    assert list(specs) == ["sepal_length__cm_", "class_", "颜色"]
+    assert list(specs) == ["sepal_length_cm", "column_class", "column"]
+    assert list(data.preprocess.served_names.values()) == ["sepal length (cm)", "class", "颜色"]
     assert preprocessor(data).feature_names == ("sepal length (cm)", "class", "颜色=blue", "颜色=red")
     assert set(data.examples("train").features) == set(specs)
 
