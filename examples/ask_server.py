@@ -35,7 +35,9 @@ def main() -> int:
         zip(labels, answers["probabilities"], truths, strict=True), start=1
     ):
         verdict = "right" if label == truth else "wrong"
-        print(f"  test image {number:2}: answer {label} (probability {probabilities.max():.3f}), truth {truth}: {verdict}")
+        print(
+            f"  test image {number:2}: answer {label} (probability {probabilities.max():.3f}), truth {truth}: {verdict}"
+        )
     right = sum(label == truth for label, truth in zip(labels, truths, strict=True))
     print(f"{right} of {len(truths)} right; the server has stopped")
     return 0 if 2 * right >= len(truths) else 1

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 # Keras chooses its backend when it is first imported; this project's graphs are TensorFlow's.
 os.environ["KERAS_BACKEND"] = "tensorflow"
+# GPU memory grows as it is needed, so that training and serving can share a card; TensorFlow would take all of it.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 if TYPE_CHECKING:
     from tfbigmodel.config import load_config

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines.errors import UserError
+from pipelines.errors import MissingFileError, UserError
 from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
 from tfbigmodel.workdir import Workdir
 
 if TYPE_CHECKING:
     from pipelines.data import Data, Examples, Split
     from tfbigmodel.config import RunConfig
+    from tfbigmodel.inference import InferenceModule
 
 _EPILOG = """examples:
   python -m tfbigmodel.evaluate --workdir runs/dense
@@ -59,16 +60,19 @@ def evaluate(
 
     run = Workdir(Path(workdir))
     config, info = run.config(), run.info()
-    data = _load_data(config, run, data_dir)
-    threshold = _threshold(threshold, run, data)
-    module, _ = load_inference(run, threshold)
-    if threshold is None:
-        threshold = config.evaluation.threshold
-    examples = _examples(run, config, data, split, input_file)
+    try:
+        data = _load_data(config, run, data_dir)
+    except MissingFileError:
+        if input_file is None or threshold == "auto":
+            raise
+        data = None  # a labelled file can be measured on where the training data is not; only baselines need that
+    module, _ = load_inference(run, _threshold(threshold, run, data))
+    threshold = module.threshold
+    examples = _examples(run, config, module, data, split, input_file)
     metrics, predictions = measure(module, examples, task_of(info), info, threshold)
     results = {
         "metrics": metrics,
-        "baselines": _baselines(module, data, examples, config),
+        "baselines": _baselines(module, data, examples, config) if data else {},
         "worst_errors": worst_errors(
             examples.labels,
             predictions,
@@ -144,12 +148,13 @@ def _load_data(config: RunConfig, run: Workdir, data_dir: Path | str | None) -> 
     return data
 
 
-def _threshold(threshold: float | Literal["auto"] | None, run: Workdir, data: Data) -> float | None:
+def _threshold(threshold: float | Literal["auto"] | None, run: Workdir, data: Data | None) -> float | None:
     from tfbigmodel.evaluation.metrics import best_threshold
     from tfbigmodel.inference import load_inference
 
     if threshold != "auto":
         return threshold
+    assert data is not None, "without the run's data `auto` has been refused"
     if data.info.num_classes != 2:
         raise UserError(f"--threshold auto: a decision threshold is for two classes, not {data.info.num_classes}")
     if not data.info.counts["validation"]:
@@ -159,17 +164,25 @@ def _threshold(threshold: float | Literal["auto"] | None, run: Workdir, data: Da
     return best_threshold(examples.labels, module.predict(examples)["probabilities"])
 
 
-def _examples(run: Workdir, config: RunConfig, data: Data, split: Split, input_file: Path | str | None) -> Examples:
+def _examples(
+    run: Workdir,
+    config: RunConfig,
+    module: InferenceModule,
+    data: Data | None,
+    split: Split,
+    input_file: Path | str | None,
+) -> Examples:
     if input_file is not None:
         import pipelines
 
-        return pipelines.read_examples(Path(input_file), config.data, data.preprocess, data.info, labelled=True)
+        return pipelines.read_examples(Path(input_file), config.data, module.preprocess, run.info(), labelled=True)
+    assert data is not None, "a split is measured on with the run's own data"
     if not data.info.counts[split]:
         raise UserError(f"{run.path} has no {split} examples; choose another --split, or --input with a labelled file")
     return data.examples(split)
 
 
-def _baselines(module: Any, data: Data, examples: Examples, config: RunConfig) -> dict[str, dict[str, Any]]:
+def _baselines(module: InferenceModule, data: Data, examples: Examples, config: RunConfig) -> dict[str, dict[str, Any]]:
     from tfbigmodel.evaluation.baselines import baselines
     from tfbigmodel.measuring import model_inputs
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
 from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
 from tfbigmodel.workdir import Workdir
+
+if TYPE_CHECKING:
+    from tfbigmodel.inference import InferenceModule
+    from tfbigmodel.training.checkpoints import Checkpoint
 
 MANIFEST = "assets.extra/manifest.json"
 _EPILOG = """example:
@@ -18,13 +24,14 @@ _EPILOG = """example:
 """
 
 
-def export(workdir: Path | str, output: Path | str, version: int | None = None) -> Path:
+def export(workdir: Path | str, output: Path | str, version: int | None = None, threshold: float | None = None) -> Path:
     """Writes `<output>/<version>/`, beside and renamed into place, so that a server never sees half a version.
 
     Args:
         workdir: a trained run.
         output: the model's base path, which a server watches.
         version: a number; one more than the highest there where None.
+        threshold: the decision threshold for two classes that the served model applies; the configuration's where None.
 
     Returns:
         The version's folder: `saved_model.pb`, `variables/`, `assets/`, `assets.extra/model.json` (class names,
@@ -37,31 +44,79 @@ def export(workdir: Path | str, output: Path | str, version: int | None = None) 
         >>> export("runs/dense", "exported/dense")
         PosixPath('exported/dense/1')
     """
-    import tensorflow as tf
-
-    from pipelines.files import atomic_folder, remove_temporaries, write_json, write_manifest
     from tfbigmodel.inference import load_inference
 
     run = Workdir(Path(workdir))
-    config, info = run.config(), run.info()
-    module, checkpoint = load_inference(run)
+    module, checkpoint = load_inference(run, threshold)
     output = Path(output)
+    with _only_exporter(output):
+        return _write_version(output, version, run, module, checkpoint)
+
+
+def _write_version(
+    output: Path, version: int | None, run: Workdir, module: InferenceModule, checkpoint: Checkpoint
+) -> Path:
+    import tensorflow as tf
+
+    from pipelines.files import atomic_folder, remove_temporaries, write_json, write_manifest
+
+    config, info = run.config(), run.info()
     remove_temporaries(output)
     number = next_version(output) if version is None else version
     with atomic_folder(output / str(number)) as folder:
         tf.saved_model.save(module, str(folder), signatures=dict(module.functions))
-        # TensorFlow's fingerprint and an empty assets folder come with it; TF Serving reads what it knows.
+        _name_inputs(folder / "saved_model.pb", module.preprocess.served_names)
         description = {
             "chapter": config.model.chapter,
             "task": info.task,
             "class_names": list(info.class_names),
             "label_name": info.label_name,
-            "threshold": config.evaluation.threshold,
+            "threshold": module.threshold,
             "updates": checkpoint.state["updates"],
         }
         write_json(folder / "assets.extra" / "model.json", description)
         write_manifest(folder, MANIFEST)
     return output / str(number)
+
+
+@contextmanager
+def _only_exporter(output: Path) -> Iterator[None]:
+    """Keeps two exports into one folder from choosing the same version."""
+    from pipelines.files import locked_file
+
+    lock = ExitStack()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock.enter_context(locked_file(output / ".lock"))
+    except UserError:
+        raise
+    except PermissionError as error:
+        raise UserError(f"no permission to write {output}; choose another --output") from error
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror}; choose another --output") from error
+    with lock:
+        yield
+
+
+def _name_inputs(path: Path, names: Mapping[str, str]) -> None:
+    """Gives a SavedModel's inputs the names of their columns, whatever is in them.
+
+    TensorFlow names inputs like Python variables in ASCII; the protocol that serves them allows any text.
+
+    Args:
+        path: `saved_model.pb`, which nobody reads yet.
+        names: the input's name in the graph → what clients call it.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for signature in model.meta_graphs[0].signature_def.values():
+        inputs = {names.get(name, name): tensor for name, tensor in signature.inputs.items()}
+        copies = {name: type(tensor).FromString(tensor.SerializeToString()) for name, tensor in inputs.items()}
+        signature.inputs.clear()
+        for name, tensor in copies.items():
+            signature.inputs[name].CopyFrom(tensor)
+    path.write_bytes(model.SerializeToString())
 
 
 def next_version(output: Path) -> int:
@@ -75,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("tfbigmodel.export", "Export a trained run as a SavedModel to serve.", _EPILOG)
     parser.add_argument("--workdir", required=True, help="a trained run")
     parser.add_argument("--output", help="the model's base path (default: exported/<name of the workdir>)")
+    parser.add_argument("--threshold", type=float, help="two classes: see evaluate --help (default: the run's)")
     parser.add_argument("--version", type=int, help="version number (default: one more than the highest there)")
     return run_command(parser, _act, argv)
 
@@ -85,7 +141,7 @@ def _act(arguments: argparse.Namespace) -> None:
         raise UserError(f"--version: expected a number from 0 on, received {arguments.version}")
     import_tensorflow()
     output = Path(arguments.output or Path("exported") / Path(arguments.workdir).absolute().name)
-    folder = export(arguments.workdir, output, arguments.version)
+    folder = export(arguments.workdir, output, arguments.version, arguments.threshold)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     say(f"exported {folder} ({size / 2**20:.1f} MiB)")
 

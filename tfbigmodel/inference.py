@@ -47,6 +47,7 @@ class InferenceModule(tf.Module):
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
+        self.threshold = threshold
         # A tf.Module does not see Keras' weights; what a SavedModel's functions read must be reachable from it.
         self.weights = [variable.value for variable in model.variables]
 
@@ -96,9 +97,9 @@ def load_inference(workdir: Workdir, threshold: float | None = None) -> tuple[In
     """
     from tfbigmodel.model import load_model, task_of
 
-    info = workdir.info()
+    config, info = workdir.config(), workdir.info()
     model, checkpoint = load_model(workdir)
-    threshold = workdir.config().evaluation.threshold if threshold is None else threshold
+    threshold = config.evaluation.threshold if threshold is None else threshold
     check_threshold(threshold, info)
     return InferenceModule(model, workdir.load_preprocessor(), task_of(info), info, threshold), checkpoint
 

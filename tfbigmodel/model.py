@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -78,12 +79,16 @@ def final_checkpoint(workdir: Workdir, config: RunConfig) -> Checkpoint:
     """
     from tfbigmodel.training.checkpoints import best_checkpoint, latest_checkpoint
 
-    checkpoint = best_checkpoint(workdir.checkpoints) if config.training.final_weights == "best" else None
+    wants_best = config.training.final_weights == "best"
+    checkpoint, problems = best_checkpoint(workdir.checkpoints) if wants_best else (None, {})
     if checkpoint is None:
-        checkpoint, problems = latest_checkpoint(workdir.checkpoints)
-        if checkpoint is None:
-            reason = problems[0] if problems else "its training has not reached the first one"
-            raise UserError(f"{workdir.path} has no usable checkpoint: {reason}")
+        checkpoint, more = latest_checkpoint(workdir.checkpoints)
+        problems = {**problems, **more}
+    if checkpoint is None:
+        reason = next(iter(problems.values()), "its training has not reached the first one")
+        raise UserError(f"{workdir.path} has no usable checkpoint: {reason}")
+    for problem in problems.values():
+        print(f"warning: {problem}; {checkpoint.folder.name} is used", file=sys.stderr)
     return checkpoint
 
 

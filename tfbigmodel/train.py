@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -126,6 +127,8 @@ def _run(
 
     chief = is_chief(strategy)
     data = load_data(config)
+    if len(set(agree(strategy, _digest(config, data.info)))) > 1:
+        raise UserError("the workers have different configurations or data; give all of them the same")
     check_threshold(config.evaluation.threshold, data.info)  # used at the end, and too late to be told then
     if chief:
         keep_data_description(workdir, data.info, data.preprocess)
@@ -143,14 +146,14 @@ def _run(
             total_steps=steps_per_epoch * training.epochs,
         )
         optimizer.build(model.trainable_variables)
-    state = _starting_state(config, workdir, model, optimizer, tell)
+    state = _starting_state(config, workdir, model, optimizer, tell, chief)
     if len(set(agree(strategy, state.updates))) > 1:
         raise UserError(f"the workers do not see one {workdir.checkpoints}; put the workdir on a shared file system")
-    finished = state.stopped or state.epoch >= training.epochs
+    finished = bool(state.stopped) or state.epoch >= training.epochs
     # `evaluate` writes there too, one split at a time.
     measured = {split for split, count in data.info.counts.items() if count} <= workdir.metrics().keys()
     if finished and measured:
-        reason = "early stopping ended it" if state.stopped else "raise training.epochs to train on"
+        reason = f"{state.stopped} ended it" if state.stopped else "raise training.epochs to train on"
         tell(f"{workdir.path} is finished: {state.epoch} epochs, {state.updates} updates; {reason}")
         return workdir.metrics()
     tensorboard = None
@@ -187,21 +190,27 @@ def _starting_state(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     tell: Callable[[str], None],
+    chief: bool,
 ) -> TrainState:
     """Resume where there is a checkpoint, else take another run's weights where they are asked for, else scratch."""
     from tfbigmodel.model import initialise_from
-    from tfbigmodel.training.checkpoints import latest_checkpoint, write_variables
+    from tfbigmodel.training.checkpoints import latest_checkpoint, set_aside, write_variables
     from tfbigmodel.training.state import TrainState
 
     checkpoint, problems = latest_checkpoint(workdir.checkpoints)
     if problems and checkpoint is None:
-        raise UserError(f"no checkpoint can be used: {problems[0]}; remove {workdir.checkpoints} to start anew")
-    for problem in problems:
-        print(f"warning: {problem}; an older checkpoint is used", file=sys.stderr)
+        problem = next(iter(problems.values()))
+        raise UserError(f"no checkpoint can be used: {problem}; remove {workdir.checkpoints} to start anew")
+    for folder, problem in problems.items() if chief else ():
+        aside = set_aside(folder)
+        print(f"warning: {problem}; it is kept as {aside.name}, and an older checkpoint is used", file=sys.stderr)
     if checkpoint is not None:
         write_variables(model.variables, checkpoint.model_arrays(), str(checkpoint.folder))
         write_variables(optimizer.variables, checkpoint.optimizer_arrays(), str(checkpoint.folder))
-        return TrainState.from_json(checkpoint.state)
+        state = TrainState.from_json(checkpoint.state)
+        if state.stopped == "a callback" and config.training.epochs > state.planned_epochs:
+            state.stopped = ""
+        return state
     if config.training.initialise_from is not None:
         tell(initialise_from(model, config.training.initialise_from))
     return TrainState()
@@ -231,6 +240,12 @@ def _measure_splits(
             image = confusion_matrix_image(metrics[split]["confusion_matrix"], data.info.class_names)
             tensorboard.image(f"confusion_matrix/{split}", image, updates)
     return metrics
+
+
+def _digest(config: RunConfig, info: DatasetInfo) -> int:
+    # 48 bits, which a double holds exactly. Where the data lies may differ from machine to machine.
+    values = config.model_dump(mode="json", exclude={"data": {"data_dir"}})
+    return int(hashlib.sha256(f"{values} {info.fingerprint}".encode()).hexdigest()[:12], 16)
 
 
 def _specs(info: DatasetInfo) -> dict[str, tf.TensorSpec]:

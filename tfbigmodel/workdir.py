@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import MissingFileError, UserError
-from pipelines.files import atomic_folder, read_json, remove_temporaries, write_json, write_text
+from pipelines.files import atomic_folder, locked_file, read_json, remove_temporaries, write_json, write_text
 from tfbigmodel.config import RunConfig, changed_keys, dump_config, load_config
 
 if TYPE_CHECKING:
@@ -20,6 +18,8 @@ if TYPE_CHECKING:
 
 # What may differ between a workdir's configuration and the one it is resumed with: how long to train, and where the
 # data and weights lie (info.json's fingerprint still tells whether they are the same data).
+_LOCK_NAME = ".lock"
+_OWNED = "# The configuration of the run in this folder, as python -m tfbigmodel.train resolved it."
 _MAY_CHANGE = {"training.epochs", "data.data_dir"}
 
 
@@ -57,6 +57,11 @@ class Workdir:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def evaluation(self) -> Path:
+        """The folder of what `evaluate` found."""
+        return self.path / "evaluation"
 
     @property
     def tensorboard(self) -> Path:
@@ -107,25 +112,34 @@ def prepare(workdir: Workdir, config: RunConfig) -> None:
     """
     remove_temporaries(workdir.path)
     remove_temporaries(workdir.checkpoints)
+    remove_temporaries(workdir.evaluation)
     if workdir.config_file.is_file() and not any(workdir.checkpoints.glob("step-*")):
         # Its start may have failed over what has been mended since: a path, the data, the learning rate.
         workdir.info_file.unlink(missing_ok=True)
         for folder in (workdir.preprocessor, workdir.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
     elif workdir.config_file.is_file():
-        changed = {key: both for key, both in changed_keys(workdir.config(), config).items() if key not in _MAY_CHANGE}
-        if "training.seed" in changed:
-            changed.pop("data.shuffle_seed", None)  # it follows from the other
-        if changed:
-            key, (old, new) = next(iter(changed.items()))
-            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-            raise UserError(
-                f"{workdir.path} was made with another configuration: {key} is {old!r} there and {new!r} now{more}; "
-                "use another --workdir, or the configuration it was made with"
-            )
-    elif any(path.name != _LOCK_NAME for path in workdir.path.iterdir()):
-        raise UserError(f"{workdir.path} holds other files and no config.yaml; choose an empty or a new --workdir")
-    write_text(workdir.config_file, dump_config(config))
+        _check_unchanged(workdir, config)
+    write_text(workdir.config_file, f"{_OWNED}\n{dump_config(config)}")
+
+
+def _check_unchanged(workdir: Workdir, config: RunConfig) -> None:
+    before = workdir.config()
+    changed = {key: both for key, both in changed_keys(before, config).items() if key not in _MAY_CHANGE}
+    if "training.seed" in changed:
+        changed.pop("data.shuffle_seed", None)  # it follows from the other
+    if changed:
+        key, (old, new) = next(iter(changed.items()))
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise UserError(
+            f"{workdir.path} was made with another configuration: {key} is {old!r} there and {new!r} now{more}; "
+            "use another --workdir, or the configuration it was made with"
+        )
+    if config.training.epochs < before.training.epochs:
+        raise UserError(
+            f"{workdir.path} was made with training.epochs {before.training.epochs}, which may only be raised; "
+            f"received {config.training.epochs}; use another --workdir"
+        )
 
 
 def keep_data_description(workdir: Workdir, info: DatasetInfo, preprocess: Preprocessor) -> None:
@@ -156,33 +170,34 @@ def check_fingerprint(workdir: Workdir, info: DatasetInfo) -> None:
         )
 
 
-_LOCK_NAME = ".lock"
-
-
 @contextlib.contextmanager
 def locked(workdir: Workdir) -> Iterator[None]:
     """Makes the folder and keeps other processes from training in it; a killed process's lock is gone with it.
 
     Raises:
-        UserError: another process trains there, or the folder cannot be made or written.
+        UserError: the folder holds other files, another process trains there, or it cannot be made or written.
     """
+    lock = contextlib.ExitStack()
     try:
         workdir.path.mkdir(parents=True, exist_ok=True)
-        file = open(workdir.path / _LOCK_NAME, "a+")  # noqa: SIM115 - open as long as the lock is held
+        # Nothing is written to, let alone removed from, a folder that `train` has not made.
+        if not _is_ours(workdir) and any(path.name != _LOCK_NAME for path in workdir.path.iterdir()):
+            raise UserError(f"{workdir.path} holds other files and is no workdir; choose an empty or a new --workdir")
+        lock.enter_context(locked_file(workdir.path / _LOCK_NAME))
+    except UserError:
+        raise
     except PermissionError as error:
         raise UserError(f"no permission to write the workdir {workdir.path}; choose another --workdir") from error
     except OSError as error:
-        raise UserError(
-            f"cannot make the workdir {workdir.path}: {error.strerror}; choose another --workdir"
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise UserError(f"{workdir.path} is in use by process {owner}; wait for it or use another") from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        reason = error.strerror
+        raise UserError(f"cannot make the workdir {workdir.path}: {reason}; choose another --workdir") from error
+    with lock:
         yield
+
+
+def _is_ours(workdir: Workdir) -> bool:
+    try:
+        with open(workdir.config_file, encoding="utf-8") as file:
+            return file.readline().strip() == _OWNED
+    except (OSError, UnicodeDecodeError):
+        return False

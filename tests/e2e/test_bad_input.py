@@ -201,8 +201,8 @@ def test_a_label_of_the_test_file_that_was_not_trained_on(refused):
         ("table.yaml", ["training.monitor=mae"], "training.monitor: expected one of loss, accuracy, received 'mae'"),
         ("digits.yaml", ["training.optimizer.options.beta2=0.9"], "training.optimizer.options.beta2: adam takes "),
         ("digits.yaml", ["training.optimizer.options.clipnorm=1"], "training.optimizer.options.clipnorm: gradients "),
-        ("digits.yaml", ["training.optimizer.options={use_ema: true, ema_momentum: 7}"],
-         "training.optimizer: adam refuses its arguments: "),
+        ("digits.yaml", ["training.optimizer.options={use_ema: true}"],
+         "training.optimizer.options.use_ema: adam takes "),
         ("digits.yaml", ["training.optimizer.options.learning_rate=7"], "options.learning_rate: adam takes amsgrad, "),
         ("digits.yaml", ["training.optimizer.momentum=0.5"], "training.optimizer.momentum: adam has no momentum"),
         ("digits.yaml", ["training.early_stopping.patience=2", "data.split.validation=0"],
@@ -397,7 +397,7 @@ def test_no_permission_to_write_what_comes_after_training(refused, digits_run, c
         told = refused(predict, "--workdir", "run", "--image", "seven.png", "--output", "closed/answers.csv")
         assert told.startswith("no permission to write closed/answers.csv; ")
         told = refused(export, "--workdir", "run", "--output", "closed")
-        assert told.startswith("no permission to write closed/1; ")
+        assert told.startswith("no permission to write closed; ")
         told = refused(evaluate, "--workdir", "run")
         assert told.startswith("no permission to write run/evaluation/test.json; ")
         told = refused(train, *training("digits.yaml", "training.epochs=2"))
@@ -437,7 +437,7 @@ def test_divergence_names_the_update_and_leaves_the_last_good_checkpoint(refused
     update = int(re.match(pattern, told)[1])
     assert not Path("run/metrics.json").exists()
     checkpoint, problems = latest_checkpoint(Path("run/checkpoints"))
-    assert problems == []
+    assert not problems
     assert checkpoint.state["updates"] == update - 1
     model, loaded = tfbigmodel.load_model(Workdir(Path("run")))
     assert loaded.folder == checkpoint.folder

@@ -7,9 +7,8 @@ cannot hold code), `state.json` (where training stands) and `manifest.json` (the
 import collections
 import itertools
 import os
-import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pipelines.errors import MissingFileError, UserError
-from pipelines.files import TEMPORARY_MARK, atomic_folder, read_json, verify_manifest, write_json, write_manifest
+from pipelines.files import atomic_folder, read_json, remove_folder, verify_manifest, write_json, write_manifest
 
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, MANIFEST = (
     "model.safetensors",
@@ -70,46 +69,49 @@ def save_checkpoint(root: Path, step: int, model: Arrays, optimizer: Arrays, sta
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             raise UserError(f"weight {name} is not finite after update {step}; the checkpoint is not written")
     folder = root / f"step-{step:010d}"
-    remove_folder(folder)  # a damaged one, from which training did not resume
     with atomic_folder(folder) as temporary:
-        save_file(dict(model), temporary / MODEL_FILE)
-        save_file(dict(optimizer), temporary / OPTIMIZER_FILE)
+        try:
+            save_file(dict(model), temporary / MODEL_FILE)
+            save_file(dict(optimizer), temporary / OPTIMIZER_FILE)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise UserError(f"cannot write {folder}: {error}") from error
         write_json(temporary / STATE_FILE, dict(state))
         write_manifest(temporary, MANIFEST)
     return folder
 
 
-def latest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
+def latest_checkpoint(root: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
     """The newest checkpoint whose files are whole.
 
     Returns:
-        The checkpoint (None where there is none), and what is wrong with each newer one that was passed over.
+        The checkpoint (None where there is none), and each newer folder that was passed over with what is wrong.
     """
-    problems: list[str] = []
-    for folder in reversed(_folders(root)):
-        try:
-            return open_checkpoint(folder), problems
-        except UserError as error:
-            problems.append(str(error))
-    return None, problems
+    return _first_whole(reversed(_folders(root)))
 
 
-def best_checkpoint(root: Path) -> Checkpoint | None:
-    """The checkpoint with the lowest `monitor` in its state; None where no state has one.
+def best_checkpoint(root: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
+    """The whole checkpoint with the lowest `monitor` in its state.
 
-    Raises:
-        UserError: the best one is damaged.
+    Returns:
+        The checkpoint (None where no state has a `monitor`), and each better folder that was passed over with what is
+        wrong.
     """
-    best = _best_folder(_folders(root))
-    return open_checkpoint(best) if best else None
+    return _first_whole(_best_first(_folders(root)))
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a damaged checkpoint, so that it is neither counted, nor in the way of the next one; returns the name."""
+    aside = folder.with_name(f"{folder.name.replace('step-', 'damaged-')}-{uuid.uuid4().hex[:8]}")
+    os.rename(folder, aside)
+    return aside
 
 
 def prune_checkpoints(root: Path, keep: int) -> None:
     """Removes all but the `keep` newest checkpoints and the best one."""
     folders = _folders(root)
-    best = _best_folder(folders)
+    best = _best_first(folders)[:1]
     for folder in folders[:-keep]:
-        if folder != best:
+        if folder not in best:
             remove_folder(folder)
 
 
@@ -173,28 +175,30 @@ def _names(variables: Sequence[keras.Variable]) -> list[str]:
     return names
 
 
-def remove_folder(folder: Path) -> None:
-    """Removes a folder so that a kill in between leaves no half of it under its name."""
-    if folder.exists():
-        doomed = folder.with_name(f".{folder.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}")
-        os.rename(folder, doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-
-
 def _folders(root: Path) -> list[Path]:
     return sorted(root.glob("step-*"))
 
 
-def _best_folder(folders: list[Path]) -> Path | None:
+def _first_whole(folders: Iterable[Path]) -> tuple[Checkpoint | None, dict[Path, str]]:
+    problems: dict[Path, str] = {}
+    for folder in folders:
+        try:
+            return open_checkpoint(folder), problems
+        except UserError as error:
+            problems[folder] = str(error)
+    return None, problems
+
+
+def _best_first(folders: list[Path]) -> list[Path]:
     rated = []
     for folder in folders:
         try:
             monitor = read_json(folder / STATE_FILE).get("monitor")
-        except (OSError, ValueError):  # damaged: found and named when it is opened
+        except (OSError, ValueError, AttributeError):  # damaged: found and named when it is opened
             continue
-        if monitor is not None:
+        if isinstance(monitor, float):
             rated.append((monitor, folder))
-    return min(rated)[1] if rated else None
+    return [folder for _, folder in sorted(rated)]
 
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:

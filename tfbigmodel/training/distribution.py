@@ -15,15 +15,12 @@ from tfbigmodel.config import TrainingConfig
 def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
     """Sets up the devices and makes the strategy that `training.strategy` names.
 
-    GPU memory grows as it is needed, so that training and serving can share a card. For `multi_worker` this must be
-    called before anything else uses TensorFlow.
+    For `multi_worker` this must be called before anything else uses TensorFlow.
 
     Raises:
         UserError: TF_CONFIG is missing or malformed, or TensorFlow has fixed its devices already.
     """
     try:
-        for gpu in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(gpu, True)
         if config.virtual_cpus:
             cpu = tf.config.list_physical_devices("CPU")[0]
             if len(tf.config.get_logical_device_configuration(cpu) or ()) != config.virtual_cpus:

@@ -15,7 +15,7 @@ from pipelines.data import Data
 from pipelines.errors import UserError
 from tfbigmodel.config import RunConfig
 from tfbigmodel.training import checkpoints
-from tfbigmodel.training.distribution import is_chief, is_multi_worker
+from tfbigmodel.training.distribution import agree, is_chief, is_multi_worker
 from tfbigmodel.training.loop import UpdateRule, make_evaluate, make_train_steps
 from tfbigmodel.training.state import TrainState, check_finite_validation
 from tfbigmodel.training.tensorboard import TensorBoard
@@ -77,6 +77,7 @@ def fit(
         Interrupted: SIGTERM or SIGINT arrived; a checkpoint was written.
     """
     training = config.training
+    state.planned_epochs = training.epochs
     _check_monitor(config, data, task)
     train_steps = make_train_steps(model, optimizer, task, data.info, strategy, rule)
     evaluate = make_evaluate(model, task, data.info, strategy)
@@ -128,11 +129,13 @@ def fit(
                     measured = validate()  # by all workers together
                     if tensorboard:
                         tensorboard.validation(state.updates, measured)
-                if caught:
+                if model.stop_training:
+                    break
+                # At an epoch's end the state is saved below, with what the validation says of it.
+                if inside and (caught or _due(config.checkpoints.every_steps, state.updates)):
                     save(None)
+                if inside and caught:
                     raise Interrupted(caught[0], state.updates)
-                if inside and _due(config.checkpoints.every_steps, state.updates):
-                    save(None)
             for _ in range(left_over):
                 next(iterator)
             logs = state.means()
@@ -145,9 +148,13 @@ def fit(
             if tensorboard:
                 tensorboard.epoch(epoch, state.updates, logs, model)
             listeners.on_epoch_end(epoch, logs)
-            impatient = stopping is not None and state.epochs_without_improvement >= stopping.patience
-            state.stopped = bool(impatient or model.stop_training)
+            if stopping is not None and state.epochs_without_improvement >= stopping.patience:
+                state.stopped = "early stopping"
+            elif any(agree(strategy, int(model.stop_training))):
+                state.stopped = "a callback"
             save(monitor)
+            if caught and state.epoch < training.epochs and not state.stopped:
+                raise Interrupted(caught[0], state.updates)
         listeners.on_train_end()
     return state
 

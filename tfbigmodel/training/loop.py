@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from pipelines.data import DatasetInfo
 from tfbigmodel.training.optimizers import keep_reduced_gradients
+from tfbigmodel.training.seeds import separate_random_seeds
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def make_train_steps(
         optimizer.build(variables)
         accumulators = [_accumulator(v) for v in variables] if rule.accumulation > 1 else []
     keep_reduced_gradients(optimizer)
+    if replicas > 1:
+        separate_random_seeds(model)
 
     def gradients_of(
         features: dict[str, tf.Tensor], labels: tf.Tensor, weights: tf.Tensor | None
@@ -108,7 +111,11 @@ def make_train_steps(
             loss = tf.reduce_sum(losses * importance) / (rule.batch_size * rule.accumulation)
             penalty = tf.add_n(model.losses) / (replicas * rule.accumulation) if model.losses else 0.0
             objective = loss + penalty
-        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(objective, variables)]
+        # A weight that the loss does not depend on, such as a pooler's that nothing reads, has a gradient of zero.
+        gradients = [
+            tf.zeros(variable.shape, variable.dtype) if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient, variable in zip(tape.gradient(objective, variables), variables, strict=True)
+        ]
         metrics = task.metrics(labels, outputs, weights, info)
         return tf.stack([loss, *(part for name in metric_names for part in metrics[name])]), gradients
 

@@ -26,6 +26,8 @@ OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
 
 # The loop reduces, clips and accumulates gradients itself, in that order; Keras would clip before it reduces.
 _DONE_BY_THE_LOOP = {"clipnorm", "clipvalue", "global_clipnorm", "gradient_accumulation_steps", "loss_scale_factor"}
+# Averaged weights would have to be swapped in for validation and checkpoints, which nothing does.
+_NOT_SUPPORTED = {"use_ema", "ema_momentum", "ema_overwrite_frequency"}
 
 
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -113,7 +115,7 @@ def make_optimizer(
         UserError: `options` has an argument that the optimizer does not take, or a value it refuses.
     """
     cls = OPTIMIZERS[config.name]
-    accepted = set(inspect.signature(cls.__init__).parameters) - _DONE_BY_THE_LOOP
+    accepted = set(inspect.signature(cls.__init__).parameters) - _DONE_BY_THE_LOOP - _NOT_SUPPORTED
     accepted -= {"self", "kwargs", "name", "learning_rate"}
     for name in config.options:
         if name in _DONE_BY_THE_LOOP:

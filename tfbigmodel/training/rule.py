@@ -56,9 +56,10 @@ def _class_weights(config: RunConfig, info: DatasetInfo) -> list[float] | None:
     if info.task != "classification":
         raise UserError("training.class_weights: a regression has no classes; leave it out")
     if wanted == "balanced":
-        # The weights' mean over the training examples is 1, so that the learning rate keeps its meaning.
-        total = sum(info.class_counts)
-        return [total / (info.num_classes * count) for count in info.class_counts]
+        # The weights' mean over the training examples is 1, so that the learning rate keeps its meaning. A declared
+        # class may have no training example.
+        total, present = sum(info.class_counts), sum(count > 0 for count in info.class_counts)
+        return [total / (present * count) if count else 0.0 for count in info.class_counts]
     for name in wanted:
         if name not in info.class_names:
             known = ", ".join(info.class_names[:10])

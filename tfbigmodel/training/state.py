@@ -9,8 +9,8 @@ from pipelines.errors import UserError
 from tfbigmodel.training.loop import StepResults
 
 _REMEDY = (
-    "lower training.optimizer.learning_rate, set training.clip_norm, or look for extreme values in the data; the last "
-    "good checkpoint is kept"
+    "lower training.optimizer.learning_rate or set training.clip_norm, in a new workdir, or look for extreme values in "
+    "the data; no checkpoint was written since"
 )
 
 
@@ -25,7 +25,8 @@ class TrainState:
         sums: loss and metrics of the epoch so far, name → [weighted total, total weight].
         best: the best value of the monitored metric so far, lower is better (accuracies are negated).
         epochs_without_improvement: how long `best` has not improved.
-        stopped: early stopping or a callback ended the run.
+        planned_epochs: the configured number of epochs when the state was saved.
+        stopped: what ended the run before its last epoch: `early stopping`, `a callback`, or nothing.
         history: each finished epoch's losses and metrics.
     """
 
@@ -35,7 +36,8 @@ class TrainState:
     sums: dict[str, list[float]] = field(default_factory=dict)
     best: float | None = None
     epochs_without_improvement: int = 0
-    stopped: bool = False
+    planned_epochs: int = 0
+    stopped: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
 
     def add(self, results: StepResults) -> None:
@@ -67,7 +69,8 @@ class TrainState:
         if monitor is not None:
             improved = self.best is None or monitor < self.best - min_delta
             self.epochs_without_improvement = 0 if improved else self.epochs_without_improvement + 1
-            self.best = monitor if self.best is None else min(self.best, monitor)
+            # As in Keras: gains too small to count do not move the mark that later ones are measured by.
+            self.best = monitor if improved else self.best
         self.history.append(logs)
         self.epoch += 1
         self.step = 0
@@ -80,7 +83,7 @@ class TrainState:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "TrainState":
         """The state that `to_json` made `value` of; keys of a checkpoint that are not the state's are left out."""
-        return cls(**{name: value[name] for name in cls.__dataclass_fields__})
+        return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})
 
     def _add(self, name: str, total: float, weight: float) -> None:
         before = self.sums.get(name, [0.0, 0.0])

@@ -1,5 +1,7 @@
 import json
 import os
+import resource
+import signal
 
 import keras
 import numpy as np
@@ -23,7 +25,7 @@ def steps(root):
 def test_what_is_saved_comes_back_bit_equal(tmp_path):
     save(tmp_path, 7, 0.1)
     checkpoint, problems = checkpoints.latest_checkpoint(tmp_path)
-    assert problems == []
+    assert not problems
     assert checkpoint.state == {"updates": 7, "monitor": 0.1}
     for saved, loaded in ((MODEL, checkpoint.model_arrays()), (OPTIMIZER, checkpoint.optimizer_arrays())):
         assert saved.keys() == loaded.keys()
@@ -40,7 +42,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
         save(tmp_path, step, monitor)
         checkpoints.prune_checkpoints(tmp_path, keep=2)
     assert steps(tmp_path) == [2, 4, 5]
-    assert checkpoints.best_checkpoint(tmp_path).state["updates"] == 2
+    assert checkpoints.best_checkpoint(tmp_path)[0].state["updates"] == 2
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
@@ -52,20 +54,53 @@ def test_a_damaged_file_is_named_and_the_one_before_is_used(tmp_path, name, dama
     if damage == "remove":
         file.unlink()
     else:
-        content[len(content) // 2] ^= 1
+        content[len(content) // 2] ^= 0x80  # no longer UTF-8 either
         file.write_bytes(content if damage == "flip" else content[:-1])
     checkpoint, problems = checkpoints.latest_checkpoint(tmp_path)
     assert checkpoint.state["updates"] == 1
-    assert len(problems) == 1
-    assert "step-0000000002" in problems[0]
-    if name != "manifest.json":
-        assert name in problems[0]
+    ((folder, problem),) = problems.items()
+    assert folder == tmp_path / "step-0000000002"
+    assert "step-0000000002" in problem
+    assert name in problem
 
 
-def test_a_damaged_checkpoint_is_written_anew(tmp_path):
+def test_a_damaged_best_one_gives_way_to_the_next_best(tmp_path):
+    for step, monitor in ((1, 0.3), (2, 0.1), (3, 0.2)):
+        save(tmp_path, step, monitor)
+    (tmp_path / "step-0000000002" / "model.safetensors").write_bytes(b"")
+    best, problems = checkpoints.best_checkpoint(tmp_path)
+    assert best.state["updates"] == 3
+    assert list(problems) == [tmp_path / "step-0000000002"]
+
+
+def test_a_damaged_one_set_aside_is_neither_counted_nor_in_the_way(tmp_path):
+    save(tmp_path, 1)
     (save(tmp_path, 2) / "state.json").unlink()
+    aside = checkpoints.set_aside(tmp_path / "step-0000000002")
+    assert aside.is_dir()
     save(tmp_path, 2)
-    assert checkpoints.latest_checkpoint(tmp_path)[0].state["updates"] == 2
+    checkpoint, problems = checkpoints.latest_checkpoint(tmp_path)
+    assert checkpoint.state["updates"] == 2
+    assert not problems
+
+
+def test_a_good_checkpoint_is_never_overwritten(tmp_path):
+    save(tmp_path, 2, 0.5)
+    with pytest.raises(UserError, match="exists already and is not overwritten"):
+        save(tmp_path, 2, 0.1)
+    assert checkpoints.open_checkpoint(tmp_path / "step-0000000002").state["monitor"] == 0.5
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*step-0000000001"):
+            checkpoints.save_checkpoint(tmp_path, 1, {"w": np.zeros(10_000)}, {}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_that_are_not_finite_are_not_written(tmp_path):

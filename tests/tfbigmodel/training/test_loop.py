@@ -10,6 +10,7 @@ from tfbigmodel.config import TrainingConfig
 from tfbigmodel.tasks import classification, regression
 from tfbigmodel.training.distribution import make_strategy
 from tfbigmodel.training.loop import UpdateRule, make_evaluate, make_train_steps
+from tfbigmodel.training.seeds import separate_random_seeds
 
 INFO = DatasetInfo(
     task="classification",
@@ -155,11 +156,9 @@ def test_two_replicas_do_what_one_does(optimizer, clip_norm):
     np.testing.assert_array_equal(two_results.totals["accuracy"], one_results.totals["accuracy"])
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("jit_compile", [False, True])
+# XLA is not used under a strategy that distributes.
+@pytest.mark.parametrize(("replicas", "jit_compile"), [(1, False), (1, True), (2, False)])
 def test_accumulated_micro_batches_are_one_large_batch(replicas, jit_compile):
-    if replicas == 2 and jit_compile:
-        return  # XLA is not used under a strategy
     strategy = two_replicas() if replicas == 2 else tf.distribute.get_strategy()
 
     def adam():
@@ -229,3 +228,38 @@ def test_regression_learns_squared_error_and_reports_in_the_targets_units():
     mae = results.totals["mae"] / results.counts["mae"]
     assert mae[0] == pytest.approx(2.0 * np.mean(np.abs(y[:BATCH])), rel=1e-5)
     np.testing.assert_allclose(model.weights[0].numpy()[:, 0], [1, -2, 0.5, 0], atol=1e-3)
+
+
+def test_replicas_draw_dropout_masks_of_their_own():
+    strategy = two_replicas()
+    with strategy.scope():
+        inputs = keras.Input((1000,), name="x")
+        model = keras.Model({"x": inputs}, keras.layers.Dropout(0.5, seed=3)(inputs))
+    single = keras.Model({"x": inputs}, keras.layers.Dropout(0.5, seed=3)(inputs))
+    separate_random_seeds(model)
+    ones = {"x": tf.ones([1, 1000])}
+    for _ in range(2):  # the first replica's masks are those of one replica, step by step
+        results = strategy.run(tf.function(lambda: model(ones, training=True)))
+        first, second = (np.array(result) for result in strategy.experimental_local_results(results))
+        np.testing.assert_array_equal(first, single(ones, training=True))
+        assert 0.4 < np.mean(first != second) < 0.6
+
+
+def test_a_weight_that_nothing_reads_stays_as_it_is():
+    strategy = tf.distribute.get_strategy()
+    inputs = keras.Input((4,), name="x")
+    logits = keras.layers.Dense(3, name="logits")(inputs)
+    spare = keras.layers.Dense(2, name="spare")(inputs)
+    model = keras.Model({"x": inputs}, {"logits": logits, "spare": spare})
+    before = [w.numpy() for w in model.get_layer("spare").weights]
+
+    class Task:
+        METRICS = ()
+        metrics = staticmethod(lambda labels, outputs, weights, info: {})
+        loss = staticmethod(lambda labels, outputs: classification.loss(labels, outputs["logits"]))
+
+    train_steps = make_train_steps(model, sgd(), Task, INFO, strategy, UpdateRule(BATCH))
+    x, y = examples()
+    train_steps(iter(tf.data.Dataset.from_tensor_slices(({"x": x}, y)).batch(BATCH)), 2)
+    for old, new in zip(before, model.get_layer("spare").weights, strict=True):
+        np.testing.assert_array_equal(old, new.numpy())

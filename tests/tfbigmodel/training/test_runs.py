@@ -16,6 +16,7 @@ import tfbigmodel
 from pipelines.errors import UserError
 from tfbigmodel.config import resolve, validate_config
 from tfbigmodel.training.checkpoints import best_checkpoint, latest_checkpoint
+from tfbigmodel.training.state import TrainState
 
 COMMAND = [sys.executable, "-m", "tfbigmodel.train"]
 
@@ -184,10 +185,10 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
     stopping = {"patience": 2, "min_delta": 0.5}  # more than any later epoch gains
     metrics = tfbigmodel.train(config(epochs=30, early_stopping=stopping), tmp_path / "run")
     state, _ = final_state(tmp_path / "run")
-    assert state["stopped"]
+    assert state["stopped"] == "early stopping"
     assert 3 <= state["epoch"] < 30
     losses = [logs["val_loss"] for logs in state["history"]]
-    best = best_checkpoint(tmp_path / "run" / "checkpoints")
+    best, _ = best_checkpoint(tmp_path / "run" / "checkpoints")
     assert best.state["monitor"] == min(losses)
     assert metrics["validation"]["loss"] == pytest.approx(min(losses), abs=1e-5)
     again = tfbigmodel.train(config(epochs=40, early_stopping=stopping), tmp_path / "run")
@@ -207,15 +208,44 @@ def test_last_weights_where_they_are_asked_for(tmp_path):
     assert metrics["validation"]["loss"] == pytest.approx(state["history"][-1]["val_loss"], abs=1e-5)
 
 
-def test_divergence_stops_with_the_update_and_keeps_the_last_good_checkpoint(tmp_path):
-    tfbigmodel.train(config(epochs=1, optimizer={"name": "sgd", "learning_rate": 0.1}), tmp_path / "good")
+def test_gains_too_small_to_count_do_not_move_the_mark():
+    state = TrainState()
+    for monitor in (1.0, 0.995, 0.99, 0.985):
+        state.end_epoch({}, monitor, min_delta=0.008)
+    assert state.epochs_without_improvement == 1  # 0.99 counted, against 1.0, as in keras.callbacks.EarlyStopping
+    assert state.best == 0.99
+
+
+class StopAfter(keras.callbacks.Callback):
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch >= self.batch:
+            self.model.stop_training = True
+
+
+def test_a_callback_stops_at_once_and_raised_epochs_go_on(tmp_path):
+    settings = config(epochs=3, steps_per_execution=1)
+    tfbigmodel.train(settings, tmp_path / "run", callbacks=[StopAfter(4)])
+    state, _ = final_state(tmp_path / "run")
+    assert (state["updates"], state["epoch"], state["stopped"]) == (5, 1, "a callback")
+    before = tfbigmodel.train(settings, tmp_path / "run")
+    assert final_state(tmp_path / "run")[0]["updates"] == 5, "the same command has nothing to do"
+    after = tfbigmodel.train(config(epochs=4, steps_per_execution=1), tmp_path / "run")
+    assert final_state(tmp_path / "run")[0]["updates"] == 5 + 3 * 19
+    assert after["test"]["loss"] < before["test"]["loss"]
+
+
+def test_divergence_stops_with_the_update_and_writes_no_checkpoint(tmp_path):
     with pytest.raises(
         UserError, match=r"training diverged: the (loss|gradient's norm) became (nan|inf) at update \d+"
     ):
         tfbigmodel.train(
             config(epochs=5, optimizer={"name": "sgd", "learning_rate": 1e30}, steps_per_execution=1), tmp_path / "run"
         )
-    assert not list((tmp_path / "run" / "checkpoints").glob("*")), "nothing was good"
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
 
 
 def test_weights_of_another_run_are_the_initial_ones(tmp_path):
