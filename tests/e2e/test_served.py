@@ -129,6 +129,33 @@ def test_a_threshold_is_part_of_what_is_served(table, tmp_path):
     assert json.loads((base / "1" / "assets.extra" / "model.json").read_text())["threshold"] == 0.9
 
 
+def test_columns_are_served_by_their_own_names_whatever_is_in_them(tmp_path):
+    names = ["年龄", "sepal length (cm)", "_id", "Age", "age", "class"]
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(200, len(names))).astype(np.float32)
+    rows = [",".join([*names, "标签"])]
+    rows += [",".join([*(f"{v:.5f}" for v in row), "是" if row[0] > 0 else "否"]) for row in values]
+    (tmp_path / "表.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    data = {"source": "table", "path": str(tmp_path / "表.csv"), "label": "标签", "batch_size": 16}
+    base = train(tmp_path / "run", data)
+    frame = tfbigmodel.predict(tmp_path / "run", tmp_path / "表.csv", all_probabilities=True)
+    with served(base) as client:
+        assert set(client.metadata("m").signatures["serving_default"].inputs) == set(names)
+        answer = client.predict("m", {name: frame[name].to_numpy(np.float32) for name in names})
+    np.testing.assert_allclose(answer["probabilities"][:, 1], frame["probability_是"], atol=1e-6)
+
+
+def test_an_export_can_have_a_threshold_of_its_own(table, tmp_path):
+    folder, _ = table
+    base = tfbigmodel.export(folder / "run", tmp_path / "exported", threshold=0.01).parent
+    people = {"age": [20.0, 75.0], "city": ["北京", "Roma"], "income": [20.0, 70.0]}
+    with served(base) as client:
+        answer = client.predict("m", people)
+    assert [label.decode() for label in answer["label"]] == [
+        "会" if p >= 0.01 else "不会" for p in answer["probabilities"][:, 1]
+    ]
+
+
 def test_the_quickstart_commands(tmp_path):
     """What `make quickstart` runs, from another folder, as a user would."""
 
