@@ -20,10 +20,13 @@ help:
 
 install: $(VENV)/.installed
 
+# `compat` puts this folder on the path as a whole: otherwise Python, started in the folder above, would take a clone
+# called tfbigmodel for the package itself.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(SOURCE) -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation \
+	    --config-settings editable_mode=compat -e .
 	@touch $@
 
 quickstart: install

@@ -81,7 +81,7 @@ def _check_class_sizes(counts: np.ndarray, class_names: Sequence[str], needed: i
             raise UserError(
                 f'{origin}: class "{shorten(name)}" has {count} example{"s" if count > 1 else ""}, and a stratified '
                 f"division into {needed} splits needs at least {needed} of each class; add examples, remove the "
-                "class, or set data.split.stratify: false"
+                "class, or set data.split.stratify: false (or data.task: regression, if the label is a quantity)"
             )
 
 

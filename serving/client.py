@@ -238,8 +238,9 @@ class Client:
             return self._calls[path](request, timeout=timeout)
         except grpc.RpcError as error:
             code, details = Code(error.code().value[0]), " ".join((error.details() or "").split())
+            details = details.partition(" [[{{")[0]  # where in the graph it happened: for the model's makers
             reasons = {
-                Code.UNAVAILABLE: f"server {self.target} cannot be reached: {details}",
+                Code.UNAVAILABLE: f"server {self.target} cannot be reached (is one running there?): {details}",
                 Code.DEADLINE_EXCEEDED: f"server {self.target} did not answer within {timeout:g} s",
                 Code.NOT_FOUND: f"model not found on server {self.target}: {details}",
             }

@@ -27,6 +27,8 @@ class Example:
 
     where: str
     values: dict[str, Any]
+    columns_of_a_file: bool = False
+    """A file may have other columns, which are left out: identifiers, the label. What is typed in may not."""
 
 
 def read_images(paths: Sequence[str]) -> list[Example]:
@@ -82,7 +84,7 @@ def to_arrays(examples: Sequence[Example], info: SignatureInfo) -> dict[str, np.
     sent = examples[0].values.keys()
     for example in examples:
         for name in example.values:
-            if name not in info.inputs:
+            if name not in info.inputs and not example.columns_of_a_file:
                 raise ClientError(f"{example.where}: {unknown_input(name, info)}")
         for name in info.inputs:
             if name not in example.values and (name in sent or name not in info.optional_inputs):
@@ -138,6 +140,10 @@ def _convert(value: Any, dtype: str, where: str) -> Any:
     try:
         if isinstance(value, bool):
             raise ValueError
+        if not whole and (value is None or (isinstance(value, str) and not value.strip())):
+            return float(
+                "nan"
+            )  # an empty cell: a model that was trained to fill in takes NaN for one, others refuse it
         number = int(value) if whole and isinstance(value, (int, str)) and _is_digits(value) else float(value)
     except (ValueError, TypeError):
         raise ClientError(f"{where}: {value!r} is not a number") from None
@@ -153,6 +159,8 @@ def _is_digits(value: int | str) -> bool:
 def _bytes(value: Any, where: str) -> bytes:
     if isinstance(value, bytes):
         return value
+    if value is None:
+        return b""
     if isinstance(value, str):
         return value.encode("utf-8")
     # The form in which TensorFlow Serving's REST interface takes bytes that are no text.
@@ -173,7 +181,7 @@ def _csv_examples(path: str, text: str) -> list[Example]:
             # DictReader keeps surplus cells under None, and fills missing ones with None.
             if None in row or None in row.values():
                 raise ClientError(f"{where}: the header has {len(reader.fieldnames or [])} columns, the row has not")
-            examples.append(Example(where, dict(row)))
+            examples.append(Example(where, dict(row), columns_of_a_file=True))
     except csv.Error as error:
         raise ClientError(f"{path}, line {reader.line_num}: {error}") from None
     return examples
@@ -181,7 +189,8 @@ def _csv_examples(path: str, text: str) -> list[Example]:
 
 def _jsonl_examples(path: str, text: str) -> list[Example]:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return [Example(f"{path}, row {number}", _object(line, f"{path}, row {number}")) for number, line in lines]
+    wheres = [(f"{path}, row {number}", line) for number, line in lines]
+    return [Example(where, _object(line, where), columns_of_a_file=True) for where, line in wheres]
 
 
 def _object(text: str, where: str) -> dict[str, Any]:

@@ -7,13 +7,16 @@ TensorFlow Serving, without a check of shapes.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import gc
 import importlib.util
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,13 +54,38 @@ def tensorflow() -> Any:
     """
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
+    with _greetings_held_back():
+        import tensorflow as tf
 
+        gpus = tf.config.list_physical_devices("GPU")  # says at length where there are none
     tf.get_logger().setLevel(logging.ERROR)  # the TF 1 loader warns of its age at every load
-    for device in tf.config.list_physical_devices("GPU"):
+    for device in gpus:
         tf.config.experimental.set_memory_growth(device, True)
     return tf
+
+
+@contextlib.contextmanager
+def _greetings_held_back() -> Iterator[None]:
+    """Keeps standard error clean of what TensorFlow writes there before it reads its settings.
+
+    If the block fails, it is shown after all. TF_CPP_MIN_LOG_LEVEL=0 shows everything.
+    """
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
+        yield
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held_back:
+        standard_error = os.dup(2)
+        os.dup2(held_back.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held_back.seek(0)
+            os.write(standard_error, held_back.read())
+            raise
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
 
 
 class LoadedModel:

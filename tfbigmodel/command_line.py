@@ -6,7 +6,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from pipelines.errors import UserError
 
@@ -29,7 +29,7 @@ def run_command(
     arguments = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         # Class names and texts may be Chinese whatever the locale says; a replacement is better than a traceback.
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         return action(arguments) or 0
     except UserError as error:
@@ -55,13 +55,20 @@ def make_parser(command: str, description: str, epilog: str = "") -> argparse.Ar
         description: one sentence.
         epilog: examples, shown as they are.
     """
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"python -m {command}",
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake in the arguments in one line, as every other mistake is told."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"error: {message}; see {self.prog} --help\n")
 
 
 def callable_module(name: str, function: Callable) -> None:

@@ -180,6 +180,8 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> RunConfig:
         3
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file; a YAML file was expected")
     if not path.is_file():
         similar = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         hint = f"; did you mean {path.parent / similar[0]}?" if similar else ""
@@ -188,7 +190,9 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> RunConfig:
         text = path.read_text(encoding="utf-8-sig")
     except PermissionError as error:
         raise UserError(f"no permission to read {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from error
+    except OSError as error:
         raise UserError(f"cannot read {path}: {error}") from error
     values = _parse_yaml(text, str(path))
     if not isinstance(values, dict):

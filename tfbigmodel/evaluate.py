@@ -41,8 +41,9 @@ def evaluate(
         data_dir: where the run's data is now, if it has moved.
 
     Returns:
-        `{"metrics": {…}, "baselines": {…}, "worst_errors": […]}`. The metrics are also in metrics.json, under the
-        split's name or under `files`; the whole report in `evaluation/<split or file name>.html`.
+        `{"name": …, "metrics": {…}, "baselines": {…}, "worst_errors": […]}`. The metrics are also in metrics.json,
+        under the split's name, or under `evaluations` for files and for other thresholds than the run's own; the whole
+        report is in `evaluation/<name>.html`.
 
     Raises:
         UserError: the run is not trained, or the file or the data does not fit it.
@@ -70,7 +71,7 @@ def evaluate(
     threshold = module.threshold
     examples = _examples(run, config, module, data, split, input_file)
     metrics, predictions = measure(module, examples, task_of(info), info, threshold)
-    results = {
+    results: dict[str, Any] = {
         "metrics": metrics,
         "baselines": _baselines(module, data, examples, config) if data else {},
         "worst_errors": worst_errors(
@@ -84,11 +85,15 @@ def evaluate(
         ),
     }
     name = Path(input_file).name if input_file else split
+    own_threshold = threshold == config.evaluation.threshold
+    if not own_threshold:
+        name += f"_threshold_{threshold:.4g}"
     saved = run.metrics()
-    if input_file:
-        saved.setdefault("files", {})[name] = metrics
+    if input_file or not own_threshold:  # under a split's name stands what the run's own threshold gives
+        saved.setdefault("evaluations", {})[name] = metrics
     else:
         saved[split] = metrics
+    results["name"] = name
     saved.setdefault("baselines", {})[name] = results["baselines"]
     write_json(run.path / "evaluation" / f"{name}.json", results)
     write_html_report(run.path / "evaluation" / f"{name}.html", results, f"{config.model.chapter}: {name}")
@@ -119,9 +124,8 @@ def _act(arguments: argparse.Namespace) -> None:
     from tfbigmodel.evaluation.report import format_report
 
     results = evaluate(run.path, arguments.split, arguments.input_file, threshold, arguments.data_dir)
-    name = Path(arguments.input_file).name if arguments.input_file else arguments.split
-    say(format_report(results, f"{run.path}: {name}"))
-    say(f"written to {run.metrics_file} and {run.path / 'evaluation' / name}.html")
+    say(format_report(results, f"{run.path}: {results['name']}"))
+    say(f"written to {run.metrics_file} and {run.evaluation / results['name']}.html")
 
 
 def _parse_threshold(text: str | None) -> float | Literal["auto"] | None:

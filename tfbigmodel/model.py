@@ -98,11 +98,15 @@ def load_model(workdir: Workdir) -> tuple[keras.Model, Checkpoint]:
     Raises:
         UserError: the folder is not a workdir, has no checkpoint, or it does not fit.
     """
-    from tfbigmodel.training.checkpoints import write_variables
+    from tfbigmodel.training.checkpoints import latest_checkpoint, write_variables
 
     config = workdir.config()
     model = build_model(config, workdir.info())
     checkpoint = final_checkpoint(workdir, config)
+    state = latest_checkpoint(workdir.checkpoints)[0]
+    if state and not state.state["stopped"] and state.state["epoch"] < config.training.epochs:
+        told = f"{workdir.path} is not finished: {state.state['epoch']} of {config.training.epochs} epochs are done"
+        print(f"warning: {told}", file=sys.stderr)
     write_variables(model.variables, checkpoint.model_arrays(), str(checkpoint.folder))
     return model, checkpoint
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UserError
-from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command
+from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
 from tfbigmodel.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ def _act(arguments: argparse.Namespace) -> None:
     frame = predict(run.path, arguments.input_file, arguments.images, arguments.threshold, arguments.all_probabilities)
     encoding = getattr(config.data, "encoding", "utf-8")
     if output is None:
-        sys.stdout.writelines(_json_lines(frame, arguments.input_file, encoding))
+        ascii_only = not (sys.stdout.encoding or "").lower().replace("-", "").startswith(("utf", "gb18030"))
+        sys.stdout.writelines(_json_lines(frame, arguments.input_file, encoding, ascii_only))
         return
 
     from pipelines.files import write_text
@@ -141,9 +142,11 @@ def _act(arguments: argparse.Namespace) -> None:
         write_text(output, stream.getvalue())
     else:
         write_text(output, "".join(_json_lines(frame, arguments.input_file, encoding)))
+    say(f"answered {len(frame):,} examples in {output}")
 
 
-def _json_lines(frame: pd.DataFrame, input_file: str | None, encoding: str) -> Iterator[str]:
+def _json_lines(frame: pd.DataFrame, input_file: str | None, encoding: str, ascii_only: bool = False) -> Iterator[str]:
+    # Where the output cannot hold every character, JSON's escapes can, and lose nothing.
     path = Path(input_file or "")
     originals = _original_objects(path, encoding) if path.suffix.lower() in (".jsonl", ".ndjson") else None
     columns = {name: [_json_value(value) for value in frame[name].to_numpy()] for name in frame.columns}
@@ -151,7 +154,7 @@ def _json_lines(frame: pd.DataFrame, input_file: str | None, encoding: str) -> I
         values = dict(zip(columns, row, strict=True))
         if originals is not None:
             values |= next(originals)  # with the types that the input had
-        yield json.dumps(values, ensure_ascii=False) + "\n"
+        yield json.dumps(values, ensure_ascii=ascii_only) + "\n"
 
 
 def _original_objects(path: Path, encoding: str) -> Iterator[dict[str, Any]]:

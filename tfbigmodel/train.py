@@ -59,13 +59,13 @@ def train(
         True
     """
     from tfbigmodel.config import resolve
-    from tfbigmodel.training.distribution import agree, is_chief, make_strategy, other_workers_end_told
+    from tfbigmodel.training.distribution import agree, is_chief, make_strategy, resource_errors_told
     from tfbigmodel.workdir import Workdir, locked, prepare
 
     config = resolve(config)  # it may have been made in Python
     directory = Workdir(Path(workdir))
     strategy = make_strategy(config.training)
-    with other_workers_end_told(strategy):
+    with resource_errors_told(strategy):
         if not is_chief(strategy):
             agree(strategy, 0)  # until the chief has prepared the workdir
             return _run(config, directory, strategy, callbacks, lambda text: None, progress=False)

@@ -30,7 +30,10 @@ def require_column(column: str, columns: Sequence[str], origin: str, key: str) -
         UserError: it is not; the message has the nearest name.
     """
     if column not in columns:
-        raise UserError(f'{origin} has no column "{shorten(column)}" ({key}); {did_you_mean(column, columns)}')
+        hint = did_you_mean(column, columns)
+        if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
+            hint = f'its only one is "{shorten(columns[0])}"; set data.delimiter to the character between cells'
+        raise UserError(f'{origin} has no column "{shorten(column)}" ({key}); {hint}')
 
 
 def choose_columns(
@@ -105,6 +108,7 @@ def _is_numeric(cells: Sequence[Any], column: str, origin: str, place: Callable[
     if num_categories > min(_MOST_INFERRED_CATEGORIES, max(50, len(cells) // 2)):
         raise UserError(
             f"{origin}: column {column} has {num_categories:,} different values in {len(cells):,} training rows, which "
-            "looks like free text or identifiers; list it under data.ignore, or under data.categorical if it is meant"
+            "looks like free text, identifiers, dates or numbers with separators; write numbers as 1030.5, list it "
+            "under data.ignore, or under data.categorical if it is meant"
         )
     return False

@@ -77,6 +77,20 @@ def test_a_table_through_predict_and_through_the_server(table):
     assert set(answer) == {"label", "probabilities", "logits"}
 
 
+def test_the_users_own_file_goes_to_the_client_as_it_is(table):
+    """With the label's column and empty cells in it, as `predict` takes it."""
+    folder, base = table
+    frame = tfbigmodel.predict(folder / "run", folder / "people.csv")
+    assert "" in frame["income"].tolist()
+    with served(base) as client:
+        command = [sys.executable, "-m", "serving.client", "--target", client.target, "--model", "m", "--input_file"]
+        result = subprocess.run([*command, str(folder / "people.csv")], capture_output=True, text=True, check=True)
+        typed = [*command[:-1], "--input", json.dumps({"age": 30, "city": None, "income": None}), "--timeout", "30"]
+        assert subprocess.run(typed, capture_output=True, text=True).returncode == 0
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [answer["label"] for answer in answers] == frame["prediction"].tolist()
+
+
 def test_images_through_predict_and_through_the_server(tmp_path):
     base = train(tmp_path / "run", {"source": "builtin", "name": "digits"})
     data = tfbigmodel.load_data(tfbigmodel.load_config(tmp_path / "run" / "config.yaml"))

@@ -300,11 +300,11 @@ def test_evaluate_measures_a_labelled_file_as_predict_answers_it(binary_run, cop
     assert evaluate.main(["--workdir", str(run.workdir), "--input", str(new)]) == 0
     assert "是" in capfd.readouterr().out
     metrics = strict_json(run.workdir / "metrics.json")
-    assert metrics["files"]["新.csv"]["count"] == 50
+    assert metrics["evaluations"]["新.csv"]["count"] == 50
     assert metrics["test"] == strict_json(binary_run.workdir / "metrics.json")["test"]
     frame = predict.predict(run.workdir, new)
-    assert metrics["files"]["新.csv"]["accuracy"] == pytest.approx((frame["答案"] == frame["prediction"]).mean())
-    assert metrics["files"]["新.csv"]["accuracy"] > 0.7
+    assert metrics["evaluations"]["新.csv"]["accuracy"] == pytest.approx((frame["答案"] == frame["prediction"]).mean())
+    assert metrics["evaluations"]["新.csv"]["accuracy"] > 0.7
     report = (run.workdir / "evaluation" / "新.csv.html").read_text("utf-8")
     assert "是" in report
 
@@ -314,7 +314,9 @@ def test_evaluate_with_a_threshold(binary_run, copy_of, capfd):
     positive = {}
     for threshold in ("0.05", "0.5", "0.95"):
         assert evaluate.main(["--workdir", str(run.workdir), "--threshold", threshold]) == 0
-        test = strict_json(run.workdir / "metrics.json")["test"]
+        metrics = strict_json(run.workdir / "metrics.json")
+        assert metrics["test"]["threshold"] is None, "under the split stands what the run's own threshold gives"
+        test = metrics["evaluations"][f"test_threshold_{threshold}"]
         assert (test["threshold"], test["positive_class"]) == (float(threshold), "是")
         positive[threshold] = np.array(test["confusion_matrix"])[:, 1].sum()
     assert positive["0.05"] > positive["0.5"] > positive["0.95"]
@@ -328,7 +330,9 @@ def test_evaluate_finds_the_threshold_with_the_best_f1_on_the_validation_split(b
     assert found["f1"] >= max(others)
     # The same threshold is used for the split that it was not chosen on.
     assert evaluate.main(["--workdir", str(run.workdir), "--threshold", "auto"]) == 0
-    assert strict_json(run.workdir / "metrics.json")["test"]["threshold"] == found["threshold"]
+    (name,) = (run.workdir / "evaluation").glob("test_threshold_*.html")
+    evaluations = strict_json(run.workdir / "metrics.json")["evaluations"]
+    assert evaluations[name.stem]["threshold"] == found["threshold"]
 
 
 def test_evaluate_finds_data_that_has_moved(binary_run, copy_of, tmp_path, capfd):
@@ -417,7 +421,7 @@ def test_predict_keeps_the_cells_of_a_csv_file_as_they_are_written(binary_run, t
         writer.writeheader()
         writer.writerows(rows)
     assert predict.main(["--workdir", str(binary_run.workdir), "--input", str(source), "--output", str(target)]) == 0
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr() == (f"answered 3 examples in {target}\n", "")
     assert target.read_bytes().startswith("\ufeff编号,age,".encode())  # Excel reads UTF-8 by the mark
     answers = read_csv(target)
     assert [{name: row[name] for name in rows[0]} for row in answers] == rows

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -81,14 +82,18 @@ def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
 
 
 @contextmanager
-def other_workers_end_told(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Turns what TensorFlow raises when another worker has gone into one line.
+def resource_errors_told(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Turns what TensorFlow raises when memory is short, or another worker has gone, into one line.
 
     Raises:
-        UserError: another worker ended while this one was waiting for it.
+        UserError: memory ran out, or another worker ended while this one was waiting for it.
     """
     try:
         yield
+    except tf.errors.ResourceExhaustedError as error:
+        what = re.sub(r"\{\{.*?\}\} ?", "", str(error).partition("[[{{")[0].partition("\n")[0]).strip()
+        raise UserError(f"out of memory: {what}; lower data.batch_size (see training.gradient_accumulation) or the "
+                        "model's size") from error  # fmt: skip
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         if not is_multi_worker(strategy):
             raise
