@@ -95,10 +95,10 @@ def load_inference(workdir: Workdir, threshold: float | None = None) -> tuple[In
     Raises:
         UserError: the run is not trained, or a file of it is damaged.
     """
-    from tfbigmodel.model import load_model, task_of
+    from tfbigmodel.model import load_trained, task_of
 
     config, info = workdir.config(), workdir.info()
-    model, checkpoint = load_model(workdir)
+    model, checkpoint = load_trained(workdir)
     threshold = config.evaluation.threshold if threshold is None else threshold
     check_threshold(threshold, info)
     return InferenceModule(model, workdir.load_preprocessor(), task_of(info), info, threshold), checkpoint

@@ -92,8 +92,27 @@ def final_checkpoint(workdir: Workdir, config: RunConfig) -> Checkpoint:
     return checkpoint
 
 
-def load_model(workdir: Workdir) -> tuple[keras.Model, Checkpoint]:
-    """Rebuilds a run's model and loads its final weights.
+def load_model(workdir: Path | str) -> keras.Model:
+    """A trained run's model: a plain functional Keras model with the final weights, from model inputs to logits.
+
+    Args:
+        workdir: a trained run.
+
+    Raises:
+        UserError: the folder is not a workdir, has no checkpoint, or it does not fit.
+
+    Example:
+        >>> model = load_model("runs/dense")
+        >>> model.predict(load_data(load_config("runs/dense/config.yaml")).test()).shape
+        (359, 10)
+    """
+    from tfbigmodel.workdir import Workdir
+
+    return load_trained(Workdir(Path(workdir)))[0]
+
+
+def load_trained(workdir: Workdir) -> tuple[keras.Model, Checkpoint]:
+    """Rebuilds a run's model and loads its final weights; returns the checkpoint, too, that they are from.
 
     Raises:
         UserError: the folder is not a workdir, has no checkpoint, or it does not fit.

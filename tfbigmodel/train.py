@@ -222,10 +222,10 @@ def _measure_splits(
     from pipelines.data import SPLITS
     from tfbigmodel.inference import InferenceModule
     from tfbigmodel.measuring import measure
-    from tfbigmodel.model import load_model, task_of
+    from tfbigmodel.model import load_trained, task_of
 
     # The final weights in a plain model, along the path that is served: what is reported is what users get.
-    model, _ = load_model(workdir)
+    model, _ = load_trained(workdir)
     task = task_of(data.info)
     threshold = config.evaluation.threshold
     module = InferenceModule(model, data.preprocess, task, data.info, threshold)

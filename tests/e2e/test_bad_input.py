@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import tfbigmodel
 from pipelines.files import TEMPORARY_MARK
 from tfbigmodel import evaluate, export, predict, train
+from tfbigmodel.model import load_trained
 from tfbigmodel.training.checkpoints import latest_checkpoint
 from tfbigmodel.workdir import Workdir
 
@@ -439,7 +439,7 @@ def test_divergence_names_the_update_and_leaves_the_last_good_checkpoint(refused
     checkpoint, problems = latest_checkpoint(Path("run/checkpoints"))
     assert not problems
     assert checkpoint.state["updates"] == update - 1
-    model, loaded = tfbigmodel.load_model(Workdir(Path("run")))
+    model, loaded = load_trained(Workdir(Path("run")))
     assert loaded.folder == checkpoint.folder
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 

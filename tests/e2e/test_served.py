@@ -109,7 +109,7 @@ def test_images_through_predict_and_through_the_server(tmp_path):
     np.testing.assert_allclose(encoded["probabilities"], expected, atol=1e-6)
     np.testing.assert_allclose(raw["probabilities"], expected, atol=1e-6)
     # The third path: the batches that the model was trained on, through the plain Keras model.
-    model, _ = tfbigmodel.load_model(tfbigmodel.workdir.Workdir(tmp_path / "run"))
+    model = tfbigmodel.load_model(tmp_path / "run")
     features, _, _ = next(iter(data.test()))
     trained = tf.nn.softmax(model(features, training=False))[:20]
     np.testing.assert_allclose(trained, expected, atol=1e-6)

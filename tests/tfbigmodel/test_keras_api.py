@@ -189,7 +189,7 @@ def test_the_commands_modules_are_called_as_their_functions(digits_run):
     # The modules have been imported by now: this is the harder order.
     assert not isinstance(tfbigmodel.train, types.FunctionType)
     assert tfbigmodel.train(Workdir(digits_run.workdir).config(), digits_run.workdir)["test"]["count"] == 359
-    assert tfbigmodel.load_model(Workdir(digits_run.workdir))[0].count_params() == 9610
+    assert tfbigmodel.load_model(digits_run.workdir).count_params() == 9610
 
 
 def test_a_name_that_is_not_there_is_no_attribute():
@@ -306,6 +306,6 @@ def test_the_loop_gives_the_numbers_of_fit(config, data, tmp_path, regularised):
     # Keras' own validation loss is divided by the rows that fill up, too; ours is that of the report.
     assert metrics["validation"]["loss"] == pytest.approx(ours["val_loss"], abs=1e-5)
     assert metrics["validation"]["accuracy"] == pytest.approx(ours["val_accuracy"], abs=1e-6)
-    final, _ = tfbigmodel.load_model(Workdir(tmp_path / "run"))
+    final = tfbigmodel.load_model(tmp_path / "run")
     for ours, theirs in zip(final.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
