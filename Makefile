@@ -1,5 +1,5 @@
 # Everything a newcomer needs: `make quickstart` runs the main job on shipped data, `make test` passes the tests.
-# Neither needs anything before it but Python 3.11 to 3.13.
+# Neither needs anything before it but Python 3.11 (3.12 and 3.13 are locked for and not tested yet).
 
 PYTHON ?= python3
 VENV ?= .venv

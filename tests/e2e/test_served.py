@@ -87,7 +87,17 @@ def test_the_users_own_file_goes_to_the_client_as_it_is(table):
         result = subprocess.run([*command, str(folder / "people.csv")], capture_output=True, text=True, check=True)
         typed = [*command[:-1], "--input", json.dumps({"age": 30, "city": None, "income": None}), "--timeout", "30"]
         assert subprocess.run(typed, capture_output=True, text=True).returncode == 0
+        with subprocess.Popen([*command, str(folder / "people.csv")], stdout=-1, stderr=-1) as process:
+            process.stdout.close()  # as `head` does when it has seen enough
+            assert process.stderr.read() == b""
+        assert process.returncode == 141
+        ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        escaped = subprocess.run(
+            [*command, str(folder / "people.csv")], capture_output=True, check=True, env=ascii_only
+        )
     answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert answers == [json.loads(line) for line in escaped.stdout.splitlines()]
+    assert escaped.stdout.isascii()
     assert [answer["label"] for answer in answers] == frame["prediction"].tolist()
 
 
