@@ -107,8 +107,8 @@ def wait_for_checkpoint(workdir, process, updates):
     raise AssertionError(f"no checkpoint after {updates} updates")
 
 
-def start(settings, tmp_path, environment=None):
-    command = [*COMMAND, "--config", str(write_config(tmp_path / "config.yaml", settings)), "--workdir"]
+def start(settings, tmp_path, environment=None, name="config.yaml"):
+    command = [*COMMAND, "--config", str(write_config(tmp_path / name, settings)), "--workdir"]
     return subprocess.Popen(
         [*command, str(tmp_path / "run")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})},
@@ -160,18 +160,23 @@ def free_ports(count):
     return ports
 
 
-def test_two_workers_give_the_numbers_of_one_process(tmp_path):
-    settings = config(strategy="multi_worker", validate_every_steps=8)
+def run_two_workers(settings, tmp_path):
+    """Runs a chief and a worker to their ends; returns both processes and what they printed."""
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = []
     for index in range(2):
         task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-        processes.append(start(settings, tmp_path, {"TF_CONFIG": json.dumps(task)}))
+        processes.append(start(settings[index], tmp_path, {"TF_CONFIG": json.dumps(task)}, f"config{index}.yaml"))
     try:
-        outputs = [process.communicate(timeout=240) for process in processes]
+        return processes, [process.communicate(timeout=240) for process in processes]
     finally:
         for process in processes:
             process.kill()
+
+
+def test_two_workers_give_the_numbers_of_one_process(tmp_path):
+    settings = config(strategy="multi_worker", validate_every_steps=8)
+    processes, outputs = run_two_workers([settings, settings], tmp_path)
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "2 replicas" in outputs[0][0]
     assert outputs[1][0] == "", "only the chief speaks"
@@ -179,6 +184,18 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path):
     assert_same_run(tmp_path / "one", tmp_path / "run", tolerance=2e-5)
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert written["test"]["loss"] == pytest.approx(metrics["test"]["loss"], abs=1e-4)
+
+
+def test_workers_with_different_configurations_do_not_train_together(tmp_path):
+    settings = [config(strategy="multi_worker", optimizer={"learning_rate": rate}) for rate in (0.01, 0.02)]
+    processes, outputs = run_two_workers(settings, tmp_path)
+    assert [process.returncode for process in processes] == [2, 2], outputs
+    expected = "error: the workers have different configurations or data; give all of them the same"
+    gone = "error: another worker of this run has ended"
+    last = [errors.splitlines()[-1] for _, errors in outputs]
+    assert expected in last
+    assert all(line == expected or line.startswith(gone) for line in last)
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_early_stopping_restores_the_best_weights(tmp_path):
