@@ -68,6 +68,7 @@ def tensorflow() -> Any:
 def _greetings_held_back() -> Iterator[None]:
     """Keeps standard error clean of what TensorFlow writes there before it reads its settings.
 
+    `tfbigmodel.command_line` does the same for its commands; the two layers share no code.
     If the block fails, it is shown after all. TF_CPP_MIN_LOG_LEVEL=0 shows everything.
     """
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":

@@ -34,7 +34,19 @@ class OptimizerConfig(Section):
     """How gradients become updates."""
 
     name: Literal[
-        "sgd", "momentum", "rmsprop", "adam", "adamw", "adagrad", "adadelta", "adamax", "nadam", "lion", "lamb"
+        "sgd",
+        "momentum",
+        "rmsprop",
+        "adam",
+        "adamw",
+        "adagrad",
+        "adadelta",
+        "adamax",
+        "nadam",
+        "lion",
+        "lamb",
+        "adafactor",
+        "ftrl",
     ] = "adam"
     """The algorithm; `momentum` is SGD with momentum 0.9 unless `momentum` says otherwise."""
     learning_rate: PositiveFloat = 1e-3

@@ -129,7 +129,9 @@ def fit(
                     measured = validate()  # by all workers together
                     if tensorboard:
                         tensorboard.validation(state.updates, measured)
-                if model.stop_training:
+                # Several workers only stop where they agree on it, at the epoch's end: one that left this loop alone
+                # would meet the others' gradients with its validation.
+                if model.stop_training and not is_multi_worker(strategy):
                     break
                 # At an epoch's end the state is saved below, with what the validation says of it.
                 if inside and (caught or _due(config.checkpoints.every_steps, state.updates)):

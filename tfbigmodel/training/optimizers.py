@@ -22,6 +22,8 @@ OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
     "nadam": keras.optimizers.Nadam,
     "lion": keras.optimizers.Lion,
     "lamb": keras.optimizers.Lamb,
+    "adafactor": keras.optimizers.Adafactor,
+    "ftrl": keras.optimizers.Ftrl,
 }
 
 # The loop reduces, clips and accumulates gradients itself, in that order; Keras would clip before it reduces.

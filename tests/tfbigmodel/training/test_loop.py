@@ -10,7 +10,6 @@ from tfbigmodel.config import TrainingConfig
 from tfbigmodel.tasks import classification, regression
 from tfbigmodel.training.distribution import make_strategy
 from tfbigmodel.training.loop import UpdateRule, make_evaluate, make_train_steps
-from tfbigmodel.training.seeds import separate_random_seeds
 
 INFO = DatasetInfo(
     task="classification",
@@ -234,12 +233,14 @@ def test_replicas_draw_dropout_masks_of_their_own():
     strategy = two_replicas()
     with strategy.scope():
         inputs = keras.Input((1000,), name="x")
-        model = keras.Model({"x": inputs}, keras.layers.Dropout(0.5, seed=3)(inputs))
-    single = keras.Model({"x": inputs}, keras.layers.Dropout(0.5, seed=3)(inputs))
-    separate_random_seeds(model)
-    ones = {"x": tf.ones([1, 1000])}
+        dropout = keras.layers.Dropout(0.5, seed=3)
+        model = keras.Model({"x": inputs}, keras.layers.Dense(3)(dropout(inputs)))
+        optimizer = sgd()
+    make_train_steps(model, optimizer, classification, INFO, strategy, UpdateRule(BATCH))
+    single = keras.layers.Dropout(0.5, seed=3)
+    ones = tf.ones([1, 1000])
     for _ in range(2):  # the first replica's masks are those of one replica, step by step
-        results = strategy.run(tf.function(lambda: model(ones, training=True)))
+        results = strategy.run(tf.function(lambda: dropout(ones, training=True)))
         first, second = (np.array(result) for result in strategy.experimental_local_results(results))
         np.testing.assert_array_equal(first, single(ones, training=True))
         assert 0.4 < np.mean(first != second) < 0.6
