@@ -147,7 +147,7 @@ def test_a_wrong_value_is_named_by_its_full_key_with_what_was_received(values, m
 def test_a_choice_lists_what_may_be_chosen():
     message = refusal(training(optimizer={"name": "adm"}))
     assert message.startswith("run.yaml: training.optimizer.name: expected 'sgd', 'momentum', ")
-    assert message.endswith(" or 'lamb', received 'adm'")
+    assert message.endswith(" or 'ftrl', received 'adm'")
 
 
 def test_a_long_value_is_cut_in_the_message():
