@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 
 class Section(BaseModel):
@@ -57,15 +57,73 @@ class BatchingConfig(Section):
     """Gibibytes that the examples held in memory may take; a larger dataset is refused with its size."""
 
 
-class BuiltinConfig(BatchingConfig):
+class CleaningConfig(Section):
+    """What is done to texts before they are cut into tokens.
+
+    What changes a text is done in the graph, in serving as in training. What leaves out rows (`empty`, `duplicates`) is
+    done once, when the data is read. `info.json` holds how many texts each step changed and left out.
+    """
+
+    html: bool = False
+    """Remove tags and comments, and write entities such as `&amp;` as the characters they stand for."""
+    urls: bool = False
+    """Remove web addresses."""
+    control_characters: bool = True
+    """Remove control and zero-width characters; tabs and line breaks become spaces."""
+    full_width: bool = False
+    """Write full-width letters, digits and punctuation as the ordinary ones: Ａ１！ → A1!."""
+    stop_words: list[str] = []
+    """Words (whole ones, where letters are written with spaces between words) or characters to remove."""
+    empty: Literal["refuse", "drop"] = "refuse"
+    """Rows whose text is empty, or becomes empty by cleaning: an error that names the row, or left out."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """Rows whose text, as it is after cleaning, was there before; the first one stays."""
+
+
+class TokenizerConfig(Section):
+    """How texts become numbers."""
+
+    kind: Literal["characters", "words", "wordpiece"] = "characters"
+    """One token for each character; for each word (and each Chinese character and punctuation mark); or BERT's pieces
+    of words."""
+    vocabulary: Annotated[Path, Field(strict=False)] | None = None
+    """A text file of one token per line, a Keras preset folder or a Hugging Face folder; learned from the training
+    split where it is not given. Relative to `data_dir`."""
+    vocabulary_size: Annotated[int, Field(ge=10)] = 10_000
+    """Tokens to learn at most, the special ones included."""
+    min_count: PositiveInt = 2
+    """Times that a token must occur in the training split to be learned."""
+    lowercase: bool = True
+    """Write letters small first (a preset's own setting counts where it has one)."""
+    sequence_length: Annotated[int, Field(ge=4)] = 128
+    """Tokens of a text that are kept, special ones included; batches are padded to their longest text only."""
+    bigrams: NonNegativeInt = 0
+    """`characters` only: pairs of neighbouring characters to learn at most, which the model sees beside the characters
+    themselves; 0 for none."""
+
+
+class TextConfig(BatchingConfig):
+    """What sources of texts have besides."""
+
+    cleaning: CleaningConfig = CleaningConfig()
+    tokenizer: TokenizerConfig | None = None
+    """How texts become numbers; `characters` (or what the model's preset needs) where it is not given."""
+    bucket_batches: NonNegativeInt = 50
+    """Training batches are made of texts of similar length, within windows of so many batches; 0 for any length."""
+    train_examples: PositiveInt | None = None
+    """Train on so many examples only, drawn with `split.seed` from the training split, classes in equal shares."""
+
+
+class BuiltinConfig(TextConfig):
     """Data that ships with the packages this project needs: nothing to fetch."""
 
     source: Literal["builtin"]
-    name: Literal["digits"]
-    """`digits`: scikit-learn's 1,797 handwritten digits, 8 × 8 pixels, 10 classes."""
+    name: Literal["digits", "reviews_zh"]
+    """`digits`: scikit-learn's 1,797 handwritten digits, 8 × 8 pixels, 10 classes. `reviews_zh`: 12,006 Chinese reviews
+    of books, hotels, laptops and other things, `positive` or `negative`."""
 
 
-class TfdsConfig(BatchingConfig):
+class TfdsConfig(TextConfig):
     """A TensorFlow Datasets dataset, already prepared in `data_dir` unless `download` is set."""
 
     source: Literal["tfds"]
@@ -88,7 +146,7 @@ class TfdsConfig(BatchingConfig):
     """Regression: train on the target's z-score (predictions and metrics are in the target's own units)."""
 
 
-class TableConfig(BatchingConfig):
+class TableConfig(TextConfig):
     """A table with a header: CSV, TSV, JSON Lines or Parquet, by the file's suffix."""
 
     source: Literal["table"]
@@ -100,6 +158,8 @@ class TableConfig(BatchingConfig):
     """A file of the same columns to test on."""
     label: str
     """The column to predict."""
+    text: str | None = None
+    """The column of texts that the model reads; the other columns are left alone then."""
     task: Literal["classification", "regression"] = "classification"
     numeric: list[str] | None = None
     """Numeric feature columns; where neither this nor `categorical` is given, every column that holds numbers only."""
@@ -120,4 +180,71 @@ class TableConfig(BatchingConfig):
     """The text's encoding; a byte-order mark is accepted in UTF-8."""
 
 
-DataConfig = Annotated[BuiltinConfig | TfdsConfig | TableConfig, Field(discriminator="source")]
+class CorpusPart(Section):
+    """Files of documents."""
+
+    path: str | None = None
+    """A file or a pattern such as `news/*.txt`, relative to `data_dir`: text files, or tables with a text column."""
+    builtin: Literal["reviews_zh"] | None = None
+    """Shipped texts, in place of a path."""
+    text: str | None = None
+    """The column of a table that holds the documents."""
+    documents: Literal["blank_line", "line", "file"] = "blank_line"
+    """What separates the documents of a text file: blank lines, line breaks, or nothing but the file's end."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """As for a table."""
+    encoding: Literal["utf-8", "gb18030"] = "utf-8"
+    """The text's encoding; a byte-order mark is accepted in UTF-8."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "CorpusPart":
+        if (self.path is None) == (self.builtin is None):
+            raise ValueError("a part of a corpus has either a path or a builtin")
+        return self
+
+
+class KeepOut(Section):
+    """Texts of another run's splits, which must not be in the corpus."""
+
+    data: Annotated["BuiltinConfig | TableConfig", Field(discriminator="source")]
+    """The other run's `data` section: what it holds out is found by dividing it in the same way."""
+    splits: list[Literal["train", "validation", "test"]] = ["validation", "test"]
+    """Its splits whose texts are kept out."""
+
+
+class MaskingConfig(Section):
+    """Masked language model (Devlin et al., "BERT", 2019, section 3.1)."""
+
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """Share of a text's tokens that are to be guessed; another choice every epoch."""
+    masked: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
+    """Share of those that are replaced by the mask."""
+    random: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    """Share of those that are replaced by a random token; the others are left as they are."""
+    whole_words: bool = False
+    """Choose whole words, all pieces of a word together."""
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> "MaskingConfig":
+        if self.masked + self.random > 1.0:
+            raise ValueError(f"masked {self.masked} and random {self.random} are more than 1 together")
+        return self
+
+
+class CorpusConfig(TextConfig):
+    """Documents without labels, to learn the language from; may be larger than memory."""
+
+    source: Literal["corpus"]
+    parts: Annotated[list[CorpusPart], Field(min_length=1)]
+    """Where the documents are."""
+    task: Literal["masked_language_model", "language_model", "sequence_to_sequence"]
+    """Guess masked tokens and whether a sentence follows another; the next token; or a document's second part, given
+    its first."""
+    keep_out: list[KeepOut] = []
+    """Texts of other runs' splits: documents that are one of them are left out, and counted."""
+    masking: MaskingConfig = MaskingConfig()
+    cache_dir: Annotated[Path, Field(strict=False)] | None = None
+    """Where the corpus is kept as numbers, by its content; `tfbigmodel` in the user's cache folder if null."""
+
+
+DataConfig = Annotated[BuiltinConfig | TfdsConfig | TableConfig | CorpusConfig, Field(discriminator="source")]

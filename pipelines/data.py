@@ -1,7 +1,7 @@
 """The contract between data and models: `DatasetInfo`, `Preprocessor` and `Data`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -15,12 +15,38 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 PREPROCESSOR_FILE = "preprocessor.json"
 
 
+Task: TypeAlias = Literal[
+    "classification", "regression", "masked_language_model", "language_model", "sequence_to_sequence"
+]
+
+
+@dataclass(frozen=True)
+class TextInfo:
+    """What a model needs to know of texts.
+
+    Attributes:
+        vocabulary_size: different token ids, the special ones included.
+        sequence_length: tokens of a text at most, special ones included.
+        special_ids: the ids of `pad`, `unknown`, `start` ([CLS]), `end` ([SEP]) and `mask`.
+        bigram_vocabulary_size: different ids of pairs of characters; 0 where the model does not see any.
+        mean_tokens: mean number of predicted tokens in a training example (language models); 0 elsewhere.
+        cleaning: what cleaning did: step → number of texts that it changed or left out.
+    """
+
+    vocabulary_size: int
+    sequence_length: int
+    special_ids: Mapping[str, int]
+    bigram_vocabulary_size: int = 0
+    mean_tokens: float = 0.0
+    cleaning: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """What a model and a report need to know of the data; written to `info.json` in a workdir.
 
     Attributes:
-        task: `classification` or `regression`.
+        task: `classification`, `regression`, or one of the language tasks of a corpus.
         inputs: the model's inputs, name → shape without the batch dimension (None where it varies).
         input_dtypes: the model's inputs, name → dtype name, such as `float32`.
         class_names: the classes in the order of their indices; empty for regression.
@@ -30,9 +56,10 @@ class DatasetInfo:
         target_mean, target_scale: regression labels were divided as (label - mean) / scale for training; 0 and 1
             where they were not.
         fingerprint: changes when the examples or their division change; a resumed run must find the same.
+        text: what is to be known of texts; None for other data.
     """
 
-    task: Literal["classification", "regression"]
+    task: Task
     inputs: Mapping[str, tuple[int | None, ...]]
     input_dtypes: Mapping[str, str]
     counts: Mapping[str, int]
@@ -42,6 +69,7 @@ class DatasetInfo:
     target_mean: float = 0.0
     target_scale: float = 1.0
     fingerprint: str = ""
+    text: TextInfo | None = None
 
     @property
     def num_classes(self) -> int:
@@ -66,6 +94,7 @@ class DatasetInfo:
                     "inputs": {name: tuple(shape) for name, shape in value["inputs"].items()},
                     "class_names": tuple(value["class_names"]),
                     "class_counts": tuple(value["class_counts"]),
+                    "text": None if value.get("text") is None else TextInfo(**value["text"]),
                 }
             )
         except (TypeError, KeyError, AttributeError) as error:
@@ -170,5 +199,9 @@ class Data(Protocol):
         ...
 
     def examples(self, split: Split) -> Examples:
-        """The raw examples of a split, in the order of `evaluation(split)`."""
+        """The raw examples of a split, in the order of `evaluation(split)`.
+
+        Raises:
+            UserError: they are not held in memory, as those of a corpus.
+        """
         ...

@@ -1,0 +1,1 @@
+"""Texts: cleaning, tokenisation, vocabularies, masking, pairs of sentences."""
