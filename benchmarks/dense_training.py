@@ -56,7 +56,7 @@ def ours(steps: int, jit_compile: bool, dropout: float = 0.0, precision: str = "
     import tensorflow as tf
 
     from tfbigmodel.config import validate_config
-    from tfbigmodel.model import build_model, task_of
+    from tfbigmodel.model import build_model, make_task
     from tfbigmodel.training.loop import make_train_steps
     from tfbigmodel.training.optimizers import make_optimizer
     from tfbigmodel.training.rule import make_rule
@@ -74,7 +74,7 @@ def ours(steps: int, jit_compile: bool, dropout: float = 0.0, precision: str = "
     model = build_model(config, data.info)
     optimizer = make_optimizer(config.training.optimizer, config.training.schedule, steps_per_epoch=1, total_steps=1)
     rule = make_rule(config, data.info, strategy)
-    train_steps = make_train_steps(model, optimizer, task_of(data.info), data.info, strategy, rule)
+    train_steps = make_train_steps(model, optimizer, make_task(config, data.info), strategy, rule)
     iterator = iter(data.train(epochs=1000))
     train_steps(iterator, 50)
     started = time.perf_counter()

@@ -20,7 +20,7 @@ from pydantic import (
 
 from pipelines.config import DataConfig, Section
 from pipelines.errors import MissingFileError, UserError
-from tfbigmodel.chapters import ModelConfig
+from tfbigmodel.chapters import ModelConfig, hook
 from tfbigmodel.config_errors import explain, shortened
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -148,6 +148,8 @@ class EvaluationConfig(Section):
     """Two classes: the probability of the second class from which on it is predicted; the likelier class if null."""
     baseline_examples: PositiveInt = 10_000
     """Training examples that the logistic-regression baseline sees at most."""
+    train_examples: PositiveInt = 20_000
+    """Training examples that the finished model is measured on at most; the other splits are measured whole."""
     worst_errors: NonNegativeInt = 20
     """Wrong examples listed, the most confident first."""
 
@@ -231,7 +233,14 @@ def validate_config(values: Mapping[str, Any], origin: str) -> RunConfig:
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Fills in what depends on the place and on other sections, so that a workdir's copy stands alone."""
+    """Fills in what depends on the place, on other sections and on a preset, so that a workdir's copy stands alone.
+
+    Raises:
+        UserError: the model's preset is not there.
+    """
+    fill_in = hook(config.model.chapter, "resolve")
+    if fill_in is not None:
+        config = fill_in(config)
     changes: dict[str, Any] = {"data_dir": config.data.data_dir.expanduser().absolute()}
     if config.data.shuffle_seed is None:
         changes["shuffle_seed"] = config.training.seed

@@ -53,11 +53,8 @@ def evaluate(
         0.9777
     """
     from pipelines.files import write_json
-    from tfbigmodel.evaluation.errors import worst_errors
     from tfbigmodel.evaluation.report import write_html_report
-    from tfbigmodel.inference import load_inference
-    from tfbigmodel.measuring import measure
-    from tfbigmodel.model import task_of
+    from tfbigmodel.measuring import LABELLED
 
     run = Workdir(Path(workdir))
     config, info = run.config(), run.info()
@@ -67,38 +64,84 @@ def evaluate(
         if input_file is None or threshold == "auto":
             raise
         data = None  # a labelled file can be measured on where the training data is not; only baselines need that
-    module, _ = load_inference(run, _threshold(threshold, run, data))
-    threshold = module.threshold
-    examples = _examples(run, config, module, data, split, input_file)
-    metrics, predictions = measure(module, examples, task_of(info), info, threshold)
-    results: dict[str, Any] = {
-        "metrics": metrics,
-        "baselines": _baselines(module, data, examples, config) if data else {},
-        "worst_errors": worst_errors(
-            examples.labels,
-            predictions,
-            info.class_names,
-            examples.origin,
-            examples.rows,
-            config.evaluation.worst_errors,
-            threshold,
-        ),
-    }
+    if info.task in LABELLED:
+        results, threshold = _labelled_results(run, config, data, split, input_file, threshold)
+    else:
+        results, threshold = _language_results(run, config, data, split, input_file, threshold), None
     name = Path(input_file).name if input_file else split
     own_threshold = threshold == config.evaluation.threshold
     if not own_threshold:
         name += f"_threshold_{threshold:.4g}"
     saved = run.metrics()
     if input_file or not own_threshold:  # under a split's name stands what the run's own threshold gives
-        saved.setdefault("evaluations", {})[name] = metrics
+        saved.setdefault("evaluations", {})[name] = results["metrics"]
     else:
-        saved[split] = metrics
+        saved[split] = results["metrics"]
     results["name"] = name
     saved.setdefault("baselines", {})[name] = results["baselines"]
     write_json(run.path / "evaluation" / f"{name}.json", results)
     write_html_report(run.path / "evaluation" / f"{name}.html", results, f"{config.model.chapter}: {name}")
     write_json(run.metrics_file, saved)
     return results
+
+
+def _labelled_results(
+    run: Workdir,
+    config: RunConfig,
+    data: Data | None,
+    split: Split,
+    input_file: Path | str | None,
+    threshold: float | Literal["auto"] | None,
+) -> tuple[dict[str, Any], float | None]:
+    """Metrics beside baselines and worst errors; returns the threshold, too, that they hold for."""
+    import numpy as np
+
+    from tfbigmodel.evaluation.errors import worst_errors
+    from tfbigmodel.inference import load_inference
+    from tfbigmodel.measuring import measure
+    from tfbigmodel.model import make_task
+
+    info = run.info()
+    module, _ = load_inference(run, _threshold(threshold, run, data))
+    examples = _examples(run, config, module, data, split, input_file)
+    metrics, predictions = measure(module, examples, make_task(config, info), info, module.threshold)
+    limit = config.evaluation.worst_errors
+    errors = worst_errors(
+        examples.labels, predictions, info.class_names, examples.origin, examples.rows, limit, module.threshold
+    )
+    if info.text is not None:
+        place = {row: index for index, row in enumerate(np.asarray(examples.rows).tolist())}
+        for error in errors:
+            error["text"] = _decoded(examples.features["text"][place[error["row"]]])
+    baselines = _baselines(module, data, examples, config) if data else {}
+    return {"metrics": metrics, "baselines": baselines, "worst_errors": errors}, module.threshold
+
+
+def _language_results(
+    run: Workdir,
+    config: RunConfig,
+    data: Data | None,
+    split: Split,
+    input_file: Path | str | None,
+    threshold: float | Literal["auto"] | None,
+) -> dict[str, Any]:
+    """The metrics of a model of language, beside its chapter's baselines."""
+    from tfbigmodel.chapters import hook
+    from tfbigmodel.measuring import measure_batches
+    from tfbigmodel.model import load_trained, make_task
+
+    if input_file is not None or threshold is not None:
+        raise UserError(
+            f"--input and --threshold are for data with labels, and {run.path} is a {config.model.chapter} run; "
+            "choose a --split"
+        )
+    assert data is not None, "without an input file the run's data is loaded, or its absence is told"
+    _check_not_empty(run, data, split)
+    model, _ = load_trained(run)
+    limit = config.evaluation.train_examples if split == "train" else data.info.counts[split]
+    metrics = measure_batches(model, data, split, make_task(config, data.info), limit)
+    baselines = hook(config.model.chapter, "baselines")
+    return {"metrics": metrics, "baselines": baselines(data, split, config.model) if baselines else {}}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -181,18 +224,32 @@ def _examples(
 
         return pipelines.read_examples(Path(input_file), config.data, module.preprocess, run.info(), labelled=True)
     assert data is not None, "a split is measured on with the run's own data"
+    _check_not_empty(run, data, split)
+    return data.examples(split)
+
+
+def _check_not_empty(run: Workdir, data: Data, split: Split) -> None:
     if not data.info.counts[split]:
         raise UserError(f"{run.path} has no {split} examples; choose another --split, or --input with a labelled file")
-    return data.examples(split)
 
 
 def _baselines(module: InferenceModule, data: Data, examples: Examples, config: RunConfig) -> dict[str, dict[str, Any]]:
     from tfbigmodel.evaluation.baselines import baselines
+    from tfbigmodel.evaluation.text_baselines import text_baselines
     from tfbigmodel.measuring import model_inputs
 
     training = data.examples("train")
+    if data.info.text is not None and data.info.task == "classification":
+        return text_baselines(
+            [_decoded(text) for text in training.features["text"]],
+            training.labels,
+            [_decoded(text) for text in examples.features["text"]],
+            examples.labels,
+            data.info.class_names,
+            config.evaluation.baseline_examples,
+        )
     return baselines(
-        data.info.task,
+        "regression" if data.info.task == "regression" else "classification",
         model_inputs(module, training),
         training.labels,
         model_inputs(module, examples),
@@ -200,6 +257,10 @@ def _baselines(module: InferenceModule, data: Data, examples: Examples, config: 
         data.info.class_names,
         config.evaluation.baseline_examples,
     )
+
+
+def _decoded(text: bytes | str) -> str:
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
 
 
 callable_module(__name__, evaluate)

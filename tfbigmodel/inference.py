@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import ModuleType
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import keras
@@ -14,35 +13,37 @@ from pipelines.data import DatasetInfo, Examples, Preprocessor
 from pipelines.errors import UserError
 
 if TYPE_CHECKING:
+    from tfbigmodel.config import RunConfig
+    from tfbigmodel.tasks import Task
     from tfbigmodel.training.checkpoints import Checkpoint
     from tfbigmodel.workdir import Workdir
 
-# Large enough that a call's overhead does not count, small enough for a table of any width.
+# Large enough that a call's overhead does not count, small enough for a table of any width; attention over texts takes
+# more memory, and has more to do in each call.
 BATCH_SIZE = 256
+TEXT_BATCH_SIZE = 64
 
 
 class InferenceModule(tf.Module):
-    """Preprocessing, model and output as `tf.function`s, one for each of the preprocessor's signatures.
+    """Preprocessing, model and output as `tf.function`s, one for each signature.
 
     It is exported as it is: its variables are the model's weights, once, and its tables the preprocessor's.
 
     Args:
         model: a trained model.
         preprocess: the preprocessor it was trained with.
-        task: the functions of `tfbigmodel.tasks`.
-        info: the data's classes or target scale.
+        functions: signature name → traced function from raw inputs by name, `(batch_size, …)` each, to outputs by name.
         threshold: the decision threshold for two classes; None for the likelier class.
 
     Attributes:
-        functions: signature name → `tf.function` from raw inputs by name, `(batch_size, …)` each, to outputs by name.
+        functions: as they were given.
     """
 
     def __init__(
         self,
         model: keras.Model,
         preprocess: Preprocessor,
-        task: ModuleType,
-        info: DatasetInfo,
+        functions: Mapping[str, Callable[..., dict[str, tf.Tensor]]],
         threshold: float | None = None,
     ) -> None:
         super().__init__()
@@ -50,21 +51,14 @@ class InferenceModule(tf.Module):
         self.threshold = threshold
         # A tf.Module does not see Keras' weights; what a SavedModel's functions read must be reachable from it.
         self.weights = [variable.value for variable in model.variables]
+        self.functions = dict(functions)
 
-        def answer(**raw: tf.Tensor) -> dict[str, tf.Tensor]:
-            return task.serving_outputs(model(preprocess(raw), training=False), info, threshold)
-
-        self.functions = {
-            name: tf.function(answer, autograph=False).get_concrete_function(**specs)
-            for name, specs in preprocess.signatures.items()
-        }
-
-    def predict(self, examples: Examples, batch_size: int = BATCH_SIZE) -> dict[str, np.ndarray]:
+    def predict(self, examples: Examples, batch_size: int | None = None) -> dict[str, np.ndarray]:
         """The answers to raw examples, in their order.
 
         Args:
-            examples: raw features of one of the signatures.
-            batch_size: examples in one call.
+            examples: raw features of one of the preprocessor's signatures.
+            batch_size: examples in one call; by the kind of data where None.
 
         Returns:
             Output name → array `(num_examples, …)`; strings as `bytes`.
@@ -73,13 +67,57 @@ class InferenceModule(tf.Module):
         function = next(
             self.functions[name] for name, specs in self.preprocess.signatures.items() if set(specs) == names
         )
+        is_text = names == {"text"}
+        batch_size = batch_size or (TEXT_BATCH_SIZE if is_text else BATCH_SIZE)
+        # A batch is padded to its longest text: texts of similar length go together.
+        order = np.argsort([len(t) for t in examples.features["text"]], kind="stable") if is_text else None
         parts: list[Mapping[str, tf.Tensor]] = []
         for start in range(0, len(examples), batch_size):
-            batch = {
-                name: tf.constant(values[start : start + batch_size]) for name, values in examples.features.items()
-            }
-            parts.append(function(**batch))
-        return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
+            rows = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
+            parts.append(function(**{name: tf.constant(values[rows]) for name, values in examples.features.items()}))
+        answers = {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
+        if order is not None:
+            answers = {name: values[np.argsort(order)] for name, values in answers.items()}
+        return answers
+
+
+def make_inference(
+    model: keras.Model,
+    preprocess: Preprocessor,
+    config: RunConfig,
+    info: DatasetInfo,
+    threshold: float | None = None,
+) -> InferenceModule:
+    """A model with its preprocessing and its chapter's way to answer.
+
+    Args:
+        model: with the weights to answer with.
+        preprocess: the preprocessor it was trained with.
+        config: the run's configuration.
+        info: the data's classes or target scale.
+        threshold: the decision threshold for two classes; None for the likelier class.
+    """
+    from tfbigmodel.chapters import hook
+    from tfbigmodel.model import make_task
+
+    make_functions = hook(config.model.chapter, "inference_functions")
+    if make_functions is not None:
+        functions = make_functions(model, preprocess, info, config.model)
+    else:
+        functions = _answers(model, preprocess, make_task(config, info), threshold)
+    return InferenceModule(model, preprocess, functions, threshold)
+
+
+def _answers(
+    model: keras.Model, preprocess: Preprocessor, task: Task, threshold: float | None
+) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
+    def answer(**raw: tf.Tensor) -> dict[str, tf.Tensor]:
+        return task.serving_outputs(model(preprocess(raw), training=False), threshold)
+
+    return {
+        name: tf.function(answer, autograph=False).get_concrete_function(**specs)
+        for name, specs in preprocess.signatures.items()
+    }
 
 
 def load_inference(workdir: Workdir, threshold: float | None = None) -> tuple[InferenceModule, Checkpoint]:
@@ -95,13 +133,13 @@ def load_inference(workdir: Workdir, threshold: float | None = None) -> tuple[In
     Raises:
         UserError: the run is not trained, or a file of it is damaged.
     """
-    from tfbigmodel.model import load_trained, task_of
+    from tfbigmodel.model import load_trained
 
     config, info = workdir.config(), workdir.info()
     model, checkpoint = load_trained(workdir)
     threshold = config.evaluation.threshold if threshold is None else threshold
     check_threshold(threshold, info)
-    return InferenceModule(model, workdir.load_preprocessor(), task_of(info), info, threshold), checkpoint
+    return make_inference(model, workdir.load_preprocessor(), config, info, threshold), checkpoint
 
 
 def check_threshold(threshold: float | None, info: DatasetInfo) -> None:

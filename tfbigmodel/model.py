@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     import keras
 
     from pipelines.data import Data, DatasetInfo
+    from tfbigmodel.tasks import Task
     from tfbigmodel.training.checkpoints import Checkpoint
     from tfbigmodel.workdir import Workdir
 
@@ -64,11 +64,14 @@ def build_model(config: RunConfig, info: DatasetInfo) -> keras.Model:
     return chapter.build(config.model, info, dtype=config.training.precision, seed=config.training.seed)
 
 
-def task_of(info: DatasetInfo) -> ModuleType:
-    """The module of `tfbigmodel.tasks` with loss, metrics and outputs for the data."""
-    from tfbigmodel.tasks import TASKS
+def make_task(config: RunConfig, info: DatasetInfo) -> Task:
+    """The loss, metrics and answers that a chapter has for the data.
 
-    return TASKS[info.task]
+    Raises:
+        UserError: the chapter cannot learn from such data.
+    """
+    task: Task = CHAPTERS[config.model.chapter].task(config.model, info)
+    return task
 
 
 def final_checkpoint(workdir: Workdir, config: RunConfig) -> Checkpoint:

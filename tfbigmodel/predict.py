@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _EPILOG = """examples:
   python -m tfbigmodel.predict --workdir runs/table --input customers.csv --output answers.csv
   python -m tfbigmodel.predict --workdir runs/dense --image seven.png three.png
+  python -m tfbigmodel.predict --workdir runs/lstm --text 我喜欢这本书 这本书很糟糕
 """
 
 
@@ -32,6 +33,7 @@ def predict(
     images: Sequence[Path | str] = (),
     threshold: float | None = None,
     all_probabilities: bool = False,
+    texts: Sequence[str] = (),
 ) -> pd.DataFrame:
     """A trained run's answers, in the order of the input.
 
@@ -41,10 +43,11 @@ def predict(
         images: image files, for a run on images.
         threshold: the decision threshold for two classes; the configuration's where None.
         all_probabilities: a column `probability_<class>` for each class, too.
+        texts: texts, for a run on texts.
 
     Returns:
-        One row for each example: the input's columns as text (`image`, the path, for images), then `prediction` and,
-        for classification, `probability`, that of the predicted class (float32).
+        One row for each example: the input's columns as text (`image`, the path, for images; `text` for texts), then
+        `prediction` and, for classification, `probability`, that of the predicted class (float32).
 
     Raises:
         UserError: the run is not trained, or an example does not fit it; the message says which.
@@ -66,6 +69,9 @@ def predict(
         path = Path(input_file)
         frame = pipelines.read_table(path, config.data)
         examples = pipelines.read_examples(path, config.data, module.preprocess, info, labelled=False)
+    elif texts:
+        frame = pd.DataFrame({"text": list(texts)})
+        examples = pipelines.read_texts(texts, module.preprocess)
     else:
         frame = pd.DataFrame({"image": [str(path) for path in images]})
         examples = pipelines.read_image_files([Path(path) for path in images], module.preprocess)
@@ -89,6 +95,8 @@ def answer_columns(outputs: dict[str, np.ndarray], info: DatasetInfo, all_probab
     """
     if info.task == "regression":
         return {"prediction": outputs["prediction"]}
+    if info.task != "classification":  # a model of language answers with a text
+        return {"prediction": [text.decode() for text in outputs["text"]]}
     labels = [label.decode() for label in outputs["label"]]
     index = {name: position for position, name in enumerate(info.class_names)}
     probabilities = outputs["probabilities"]
@@ -108,7 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--input", dest="input_file", help="a table: CSV, TSV, JSON Lines or Parquet")
     what.add_argument("--image", dest="images", nargs="+", default=[], help="image files: PNG, JPEG, BMP, GIF")
-    parser.add_argument("--output", help="a .csv or .jsonl file (default: JSON Lines on standard output)")
+    what.add_argument("--text", dest="texts", nargs="+", default=[], help="texts, one answer each")
+    parser.add_argument(
+        "--output",
+        help="a .csv or .jsonl file (default: standard output, as JSON Lines, or label, probability, text for --text)",
+    )
     parser.add_argument("--threshold", type=float, help="two classes: see evaluate --help")
     parser.add_argument("--all_probabilities", action="store_true", help="one column for each class")
     return run_command(parser, _act, argv)
@@ -125,8 +137,18 @@ def _act(arguments: argparse.Namespace) -> None:
     if arguments.threshold is not None and not 0.0 < arguments.threshold < 1.0:
         raise UserError(f"--threshold: expected a number between 0 and 1, received {arguments.threshold}")
     import_tensorflow()
-    frame = predict(run.path, arguments.input_file, arguments.images, arguments.threshold, arguments.all_probabilities)
+    frame = predict(
+        run.path,
+        arguments.input_file,
+        arguments.images,
+        arguments.threshold,
+        arguments.all_probabilities,
+        arguments.texts,
+    )
     encoding = getattr(config.data, "encoding", "utf-8")
+    if output is None and arguments.texts:
+        sys.stdout.writelines(_text_lines(frame))
+        return
     if output is None:
         ascii_only = not (sys.stdout.encoding or "").lower().replace("-", "").startswith(("utf", "gb18030"))
         sys.stdout.writelines(_json_lines(frame, arguments.input_file, encoding, ascii_only))
@@ -143,6 +165,16 @@ def _act(arguments: argparse.Namespace) -> None:
     else:
         write_text(output, "".join(_json_lines(frame, arguments.input_file, encoding)))
     say(f"answered {len(frame):,} examples in {output}")
+
+
+def _text_lines(frame: pd.DataFrame) -> Iterator[str]:
+    """One line for each text: label, probability, text, with tabs between them."""
+    from tfbigmodel.evaluation.text import printable
+
+    columns = [name for name in frame.columns if name != "text"]
+    for row in frame.to_dict("records"):
+        cells = [f"{row[name]:.4f}" if not isinstance(row[name], str) else printable(row[name]) for name in columns]
+        yield "\t".join([*cells, printable(row["text"])]) + "\n"
 
 
 def _json_lines(frame: pd.DataFrame, input_file: str | None, encoding: str, ascii_only: bool = False) -> Iterator[str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pipelines.data import Data, DatasetInfo
     from tfbigmodel.config import RunConfig
+    from tfbigmodel.tasks import Task
     from tfbigmodel.training.loop import UpdateRule
     from tfbigmodel.training.state import TrainState
     from tfbigmodel.training.tensorboard import TensorBoard
@@ -29,6 +30,12 @@ _EPILOG = """examples:
 
 The same command goes on where a killed or stopped run was. TensorBoard: tensorboard --logdir runs
 """
+
+# What is printed of the metrics at the end, as far as a task has them.
+_SUMMARY = (
+    *("loss", "accuracy", "f1_macro", "roc_auc", "mae", "rmse", "r2"),
+    *("perplexity", "character_perplexity", "mlm_accuracy", "nsp_accuracy"),
+)
 
 
 def train(
@@ -118,7 +125,7 @@ def _run(
     from pipelines.files import write_json
     from tfbigmodel.environment import describe_environment
     from tfbigmodel.inference import check_threshold
-    from tfbigmodel.model import build_model, load_data, task_of
+    from tfbigmodel.model import build_model, load_data, make_task
     from tfbigmodel.training.distribution import agree, is_chief
     from tfbigmodel.training.fit import fit
     from tfbigmodel.training.optimizers import make_optimizer
@@ -127,6 +134,7 @@ def _run(
 
     chief = is_chief(strategy)
     data = load_data(config)
+    task = make_task(config, data.info)  # which checks that the chapter can learn from such data
     if len(set(agree(strategy, _digest(config, data.info)))) > 1:
         raise UserError("the workers have different configurations or data; give all of them the same")
     check_threshold(config.evaluation.threshold, data.info)  # used at the end, and too late to be told then
@@ -146,7 +154,7 @@ def _run(
             total_steps=steps_per_epoch * training.epochs,
         )
         optimizer.build(model.trainable_variables)
-    state = _starting_state(config, workdir, model, optimizer, tell, chief)
+    state = _starting_state(config, workdir, data.info, model, optimizer, tell, chief)
     if len(set(agree(strategy, state.updates))) > 1:
         raise UserError(f"the workers do not see one {workdir.checkpoints}; put the workdir on a shared file system")
     finished = bool(state.stopped) or state.epoch >= training.epochs
@@ -170,10 +178,10 @@ def _run(
     try:
         if not finished:
             fit(
-                model, optimizer, data, task_of(data.info), strategy, config, rule, state, workdir.checkpoints,
+                model, optimizer, data, task, strategy, config, rule, state, workdir.checkpoints,
                 tensorboard, callbacks, progress,
             )  # fmt: skip
-        metrics = _measure_splits(config, workdir, data, tensorboard, state.updates) if chief else {}
+        metrics = _measure_splits(config, workdir, data, task, tensorboard, state.updates) if chief else {}
     finally:
         if tensorboard:
             tensorboard.close()
@@ -187,12 +195,14 @@ def _run(
 def _starting_state(
     config: RunConfig,
     workdir: Workdir,
+    info: DatasetInfo,
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     tell: Callable[[str], None],
     chief: bool,
 ) -> TrainState:
-    """Resume where there is a checkpoint, else take another run's weights where they are asked for, else scratch."""
+    """Resume where there is a checkpoint, else pretrained or another run's weights if asked for, else scratch."""
+    from tfbigmodel.chapters import hook
     from tfbigmodel.model import initialise_from
     from tfbigmodel.training.checkpoints import latest_checkpoint, set_aside, write_variables
     from tfbigmodel.training.state import TrainState
@@ -211,29 +221,36 @@ def _starting_state(
         if state.stopped == "a callback" and config.training.epochs > state.planned_epochs:
             state.stopped = ""
         return state
+    load_pretrained = hook(config.model.chapter, "load_pretrained")
+    if load_pretrained is not None:
+        said = load_pretrained(model, config.model, info)
+        if said:
+            tell(said)
     if config.training.initialise_from is not None:
         tell(initialise_from(model, config.training.initialise_from))
     return TrainState()
 
 
 def _measure_splits(
-    config: RunConfig, workdir: Workdir, data: Data, tensorboard: TensorBoard | None, updates: int
+    config: RunConfig, workdir: Workdir, data: Data, task: Task, tensorboard: TensorBoard | None, updates: int
 ) -> dict[str, Any]:
     from pipelines.data import SPLITS
-    from tfbigmodel.inference import InferenceModule
-    from tfbigmodel.measuring import measure
-    from tfbigmodel.model import load_trained, task_of
+    from tfbigmodel.chapters import hook
+    from tfbigmodel.inference import make_inference
+    from tfbigmodel.measuring import measure_split
+    from tfbigmodel.model import load_trained
 
     # The final weights in a plain model, along the path that is served: what is reported is what users get.
     model, _ = load_trained(workdir)
-    task = task_of(data.info)
-    threshold = config.evaluation.threshold
-    module = InferenceModule(model, data.preprocess, task, data.info, threshold)
+    module = make_inference(model, data.preprocess, config, data.info, config.evaluation.threshold)
+    write_artifacts = hook(config.model.chapter, "write_artifacts")
+    if write_artifacts is not None:
+        write_artifacts(workdir.path, model, data.preprocess, config.model, data.info)
     metrics: dict[str, Any] = {}
     for split in SPLITS:
         if not data.info.counts[split]:
             continue
-        metrics[split], _ = measure(module, data.examples(split), task, data.info, threshold)
+        metrics[split] = measure_split(module, model, data, split, task, config)
         if tensorboard and split != "train" and "confusion_matrix" in metrics[split]:
             from tfbigmodel.evaluation.figures import confusion_matrix_image
 
@@ -267,15 +284,14 @@ def _headline(
 
 
 def _summary(metrics: dict[str, Any], state: TrainState) -> str:
-    names = [
-        name for name in ("loss", "accuracy", "f1_macro", "roc_auc", "mae", "rmse", "r2") if name in metrics["train"]
-    ]
+    names = [name for name in _SUMMARY if name in metrics["train"]]
+    widths = {name: max(12, len(name) + 2) for name in names}
     lines = [
         f"finished after {state.epoch} epochs, {state.updates} updates",
-        f"{'':12}" + "".join(f"{n:>12}" for n in names),
+        f"{'':12}" + "".join(f"{name:>{widths[name]}}" for name in names),
     ]
     for split, values in metrics.items():
-        cells = (f"{values[n]:12.4f}" if values[n] is not None else f"{'-':>12}" for n in names)
+        cells = (f"{'-' if values[n] is None else f'{values[n]:.4f}':>{widths[n]}}" for n in names)
         lines.append(f"{split:12}" + "".join(cells))
     return "\n".join(lines)
 

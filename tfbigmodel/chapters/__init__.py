@@ -12,11 +12,13 @@ To add one, write `chapters/<name>.py`, and name it here, twice. A chapter has
 and may have, found by these names (`hook`):
 
 - `resolve(config: RunConfig) -> RunConfig`: fills in what a preset folder says, before the data is read;
-- `load_pretrained(model, config, info) -> str`: gives a fresh model its pretrained weights, and says which;
+- `load_pretrained(model, config, info) -> str`: gives a fresh model its pretrained weights, and says which
+  (`""` where there are none);
 - `learning_rate_scales(model, config) -> dict[str, float]`: weight path → share of the learning rate;
 - `inference_functions(model, preprocess, info, config) -> dict[str, ConcreteFunction]`: signatures to predict with and
   to export, where they are not the task's answers to the preprocessor's signatures;
-- `write_artifacts(workdir, model, preprocess, config, info)`: what a finished run leaves in its workdir besides;
+- `write_artifacts(workdir, model, preprocess, config, info)`: what a finished run leaves in its workdir (a path)
+  besides;
 - `baselines(data, split, config) -> dict`: what `evaluate` shows beside the model, where the task is a language one.
 """
 

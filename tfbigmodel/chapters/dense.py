@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from pipelines.config import Section
+from pipelines.errors import UserError
 
 if TYPE_CHECKING:
     import keras
 
     from pipelines.data import DatasetInfo
+    from tfbigmodel.tasks import Task
 
 NonNegative = Annotated[float, Field(ge=0.0)]
 
@@ -46,6 +48,19 @@ def prefers_xla(config: DenseConfig) -> bool:
     dropout, whose random numbers XLA makes slowly on the CPU, 10.06 and 2.97 ms.
     """
     return config.dropout == 0.0
+
+
+def task(config: DenseConfig, info: DatasetInfo) -> Task:
+    """Classification or regression, on images or numbers.
+
+    Raises:
+        UserError: the data is text, or has no labels.
+    """
+    from tfbigmodel.tasks.labelled import labelled_task
+
+    if info.text is not None:
+        raise UserError("model.chapter: dense reads images and numbers, and this data is text; choose lstm or another")
+    return labelled_task(info, "dense")
 
 
 def build(config: DenseConfig, info: DatasetInfo, dtype: str, seed: int) -> keras.Model:

@@ -18,6 +18,7 @@ _NOT_HEADLINE = ("count", "threshold", "train_examples")
 _COMMONEST = "always guessing the commonest class"
 _BASELINE_SENTENCES = {
     "majority_class": _COMMONEST,
+    "tfidf_logistic_regression": "TF-IDF and a logistic regression",
     "logistic_regression": "a logistic regression",
     "mean": "always guessing the mean",
     "ridge_regression": "a ridge regression",
@@ -49,7 +50,11 @@ def sentence(results: Mapping[str, Any]) -> str:
     """The result in one plain sentence, the baselines beside it."""
     metrics = results["metrics"]
     examples = "1 example" if metrics["count"] == 1 else f"{metrics['count']:,} examples"
-    if "accuracy" in metrics:
+    if "perplexity" in metrics:
+        key = "character_perplexity" if "character_perplexity" in metrics else "perplexity"
+        show = _number
+        start = f"A {_spaced(key)} of {_number(metrics[key])} over {examples}"
+    elif "accuracy" in metrics:
         start, key, show = f"Right for {_percent(metrics['accuracy'])} of {examples}", "accuracy", _percent
     else:
         start, key, show = f"Off by {_number(metrics['mae'])} on average over {examples}", "mae", _number
@@ -160,6 +165,9 @@ def errors_table(errors: Sequence[Mapping[str, Any]]) -> Table:
         for error in errors
     ]
     columns = ["row", "true class", "probability", "predicted class", "probability", "loss"]
+    if "text" in errors[0]:
+        rows = [[*row, printable(error["text"])] for row, error in zip(rows, errors, strict=True)]
+        return Table(title, [*columns, "text"], rows, texts=frozenset({1, 3, 6}))
     return Table(title, columns, rows, texts=frozenset({1, 3}))
 
 
@@ -174,8 +182,8 @@ def _number(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.2f}"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def _spaced(name: str) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 
 import keras
 import tensorflow as tf
@@ -14,6 +14,7 @@ import tensorflow as tf
 from pipelines.data import Data
 from pipelines.errors import UserError
 from tfbigmodel.config import RunConfig
+from tfbigmodel.tasks import Task
 from tfbigmodel.training import checkpoints
 from tfbigmodel.training.distribution import agree, is_chief, is_multi_worker
 from tfbigmodel.training.loop import UpdateRule, make_evaluate, make_train_steps
@@ -43,7 +44,7 @@ def fit(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     data: Data,
-    task: ModuleType,
+    task: Task,
     strategy: tf.distribute.Strategy,
     config: RunConfig,
     rule: UpdateRule,
@@ -59,7 +60,7 @@ def fit(
         model: with the weights to start from, made under the strategy's scope.
         optimizer: with its variables as they were at `state`.
         data: the splits.
-        task: the functions of `tfbigmodel.tasks`.
+        task: loss and metrics.
         strategy: where replicas run.
         config: the run's configuration.
         rule: how a batch becomes an update.
@@ -79,8 +80,8 @@ def fit(
     training = config.training
     state.planned_epochs = training.epochs
     _check_monitor(config, data, task)
-    train_steps = make_train_steps(model, optimizer, task, data.info, strategy, rule)
-    evaluate = make_evaluate(model, task, data.info, strategy)
+    train_steps = make_train_steps(model, optimizer, task, strategy, rule)
+    evaluate = make_evaluate(model, task, strategy)
     steps_per_epoch = data.steps_per_epoch // rule.accumulation
     # Batches at an epoch's end that do not make a whole update.
     left_over = data.steps_per_epoch - steps_per_epoch * rule.accumulation
@@ -141,6 +142,7 @@ def fit(
             for _ in range(left_over):
                 next(iterator)
             logs = state.means()
+            logs |= task.derived(logs)
             validation = validate()
             check_finite_validation(validation, state.updates)
             logs |= {f"val_{name}": value for name, value in validation.items()}
@@ -193,18 +195,18 @@ def _learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
-def _check_monitor(config: RunConfig, data: Data, task: ModuleType) -> None:
-    names = ("loss", *task.METRICS)
+def _check_monitor(config: RunConfig, data: Data, task: Task) -> None:
+    names = ("loss", *task.metric_names, *task.derived(dict.fromkeys(task.metric_names, 1.0)))
     if config.training.monitor not in names:
         raise UserError(f"training.monitor: expected one of {', '.join(names)}, received {config.training.monitor!r}")
     if config.training.early_stopping and not data.info.counts["validation"]:
         raise UserError("training.early_stopping needs validation examples; set data.split.validation above 0")
 
 
-def _monitored(validation: dict[str, float], name: str, task: ModuleType) -> float | None:
+def _monitored(validation: dict[str, float], name: str, task: Task) -> float | None:
     if not validation:
         return None
-    return -validation[name] if name in task.HIGHER_IS_BETTER else validation[name]
+    return -validation[name] if name in task.higher_is_better else validation[name]
 
 
 def _callback_list(

@@ -10,13 +10,13 @@ The order of an update, on every replica: gradients of the replica's share → s
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from pipelines.data import DatasetInfo
+from tfbigmodel.tasks import Task
 from tfbigmodel.training.optimizers import keep_reduced_gradients
 from tfbigmodel.training.seeds import separate_random_seeds
 
@@ -62,8 +62,7 @@ class UpdateRule:
 def make_train_steps(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
-    task: ModuleType,
-    info: DatasetInfo,
+    task: Task,
     strategy: tf.distribute.Strategy,
     rule: UpdateRule,
 ) -> Callable[[Iterator, int], StepResults]:
@@ -72,8 +71,7 @@ def make_train_steps(
     Args:
         model: made under the strategy's scope; takes a dict of features.
         optimizer: made under the strategy's scope; from now on it takes gradients that are summed over replicas.
-        task: the functions of `tfbigmodel.tasks`.
-        info: the data's classes or target scale.
+        task: loss and metrics.
         strategy: where replicas run.
         rule: how a batch becomes an update.
 
@@ -82,14 +80,14 @@ def make_train_steps(
         `(features, labels, weights)` from a (distributed) iterator, and makes `num_steps` updates.
 
     Example:
-        >>> train_steps = make_train_steps(model, optimizer, classification, info, strategy, UpdateRule(64))
+        >>> train_steps = make_train_steps(model, optimizer, task, strategy, UpdateRule(64))
         >>> results = train_steps(iter(data.train()), 100)
         >>> results.loss.shape
         (100,)
     """
     replicas = strategy.num_replicas_in_sync
     variables = model.trainable_variables
-    metric_names = task.METRICS
+    metric_names = task.metric_names
     with strategy.scope():
         optimizer.build(variables)
         accumulators = [_accumulator(v) for v in variables] if rule.accumulation > 1 else []
@@ -98,7 +96,7 @@ def make_train_steps(
         separate_random_seeds(model)
 
     def gradients_of(
-        features: dict[str, tf.Tensor], labels: tf.Tensor, weights: tf.Tensor | None
+        features: dict[str, tf.Tensor], labels: Any, weights: tf.Tensor | None
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             outputs = model(features, training=True)
@@ -116,7 +114,7 @@ def make_train_steps(
             tf.zeros(variable.shape, variable.dtype) if gradient is None else tf.convert_to_tensor(gradient)
             for gradient, variable in zip(tape.gradient(objective, variables), variables, strict=True)
         ]
-        metrics = task.metrics(labels, outputs, weights, info)
+        metrics = task.metrics(labels, outputs, weights)
         return tf.stack([loss, *(part for name in metric_names for part in metrics[name])]), gradients
 
     def apply(gradients: list[tf.Tensor]) -> tf.Tensor:
@@ -131,11 +129,11 @@ def make_train_steps(
         optimizer.apply(gradients, variables)
         return norm
 
-    def update(features: dict[str, tf.Tensor], labels: tf.Tensor, weights: tf.Tensor | None = None) -> tuple:
+    def update(features: dict[str, tf.Tensor], labels: Any, weights: tf.Tensor | None = None) -> tuple:
         sums, gradients = gradients_of(features, labels, weights)
         return sums, apply(gradients)
 
-    def accumulate(features: dict[str, tf.Tensor], labels: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
+    def accumulate(features: dict[str, tf.Tensor], labels: Any, weights: tf.Tensor | None = None) -> tf.Tensor:
         sums, gradients = gradients_of(features, labels, weights)
         for accumulator, gradient in zip(accumulators, gradients, strict=True):
             accumulator.assign_add(gradient)
@@ -189,21 +187,21 @@ def make_train_steps(
 
 
 def make_evaluate(
-    model: keras.Model, task: ModuleType, info: DatasetInfo, strategy: tf.distribute.Strategy
+    model: keras.Model, task: Task, strategy: tf.distribute.Strategy
 ) -> Callable[[Iterator, int], dict[str, float]]:
     """Builds the function that measures loss and metrics.
 
     Returns:
         `evaluate(iterator, num_batches)`, which takes batches `(features, labels, weights)` and returns `loss` and the
-        task's metrics, each the weighted mean over all examples.
+        task's metrics, each the weighted mean over all examples, and what the task derives from them.
     """
-    names = ("loss", *task.METRICS)
+    names = ("loss", *task.metric_names)
 
-    def measure(features: dict[str, tf.Tensor], labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    def measure(features: dict[str, tf.Tensor], labels: Any, weights: tf.Tensor) -> tf.Tensor:
         outputs = model(features, training=False)
         loss = tf.reduce_sum(task.loss(labels, outputs) * weights)
-        metrics = task.metrics(labels, outputs, weights, info)
-        return tf.stack([loss, tf.reduce_sum(weights), *(part for name in task.METRICS for part in metrics[name])])
+        metrics = task.metrics(labels, outputs, weights)
+        return tf.stack([loss, tf.reduce_sum(weights), *(part for name in task.metric_names for part in metrics[name])])
 
     @tf.function(reduce_retracing=True)
     def run(iterator: Iterator, num_batches: tf.Tensor) -> tf.Tensor:
@@ -216,7 +214,8 @@ def make_evaluate(
     def evaluate(iterator: Iterator, num_batches: int) -> dict[str, float]:
         # Added up in double precision: a float32 sum over many batches would lose the last digits.
         totals = run(iterator, tf.constant(num_batches)).numpy().astype(np.float64).sum(axis=0)
-        return {name: float(totals[2 * i] / totals[2 * i + 1]) for i, name in enumerate(names)}
+        means = {name: float(totals[2 * i] / totals[2 * i + 1]) for i, name in enumerate(names)}
+        return means | task.derived(means)
 
     return evaluate
 

@@ -5,23 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines.data import DatasetInfo
 from tfbigmodel.config import TrainingConfig
-from tfbigmodel.tasks import classification, regression
+from tfbigmodel.tasks.classification import Classification
+from tfbigmodel.tasks.regression import Regression
 from tfbigmodel.training.distribution import make_strategy
 from tfbigmodel.training.loop import UpdateRule, make_evaluate, make_train_steps
 
-INFO = DatasetInfo(
-    task="classification",
-    inputs={"x": (4,)},
-    input_dtypes={"x": "float32"},
-    counts={"train": 64, "validation": 0, "test": 0},
-    class_names=("a", "b", "c"),
-    class_counts=(30, 20, 14),
-)
-REGRESSION = DatasetInfo(
-    task="regression", inputs={"x": (4,)}, input_dtypes={"x": "float32"}, counts={"train": 64}, target_scale=2.0
-)
+CLASSIFICATION = Classification(("a", "b", "c"))
 BATCH = 8
 
 
@@ -56,7 +46,7 @@ def run(strategy, optimizer, num_steps, batch_size=BATCH, batch_norm=False, l2=0
         model = small_model(batch_norm, l2)
         optimizer = optimizer()
     update = UpdateRule(batch_size=batch_size, **rule)
-    train_steps = make_train_steps(model, optimizer, classification, INFO, strategy, update)
+    train_steps = make_train_steps(model, optimizer, CLASSIFICATION, strategy, update)
     iterator = iter(strategy.distribute_datasets_from_function(lambda context: batches(context, batch_size)))
     results = train_steps(iterator, num_steps)
     return model, results
@@ -175,7 +165,7 @@ def test_one_execution_of_many_steps_is_many_of_one():
     many, results = run(strategy, sgd, 6)
     with strategy.scope():
         model, optimizer = small_model(), sgd()
-    train_steps = make_train_steps(model, optimizer, classification, INFO, strategy, UpdateRule(BATCH))
+    train_steps = make_train_steps(model, optimizer, CLASSIFICATION, strategy, UpdateRule(BATCH))
     iterator = iter(strategy.distribute_datasets_from_function(batches))
     losses = [train_steps(iterator, n).loss for n in (1, 3, 2)]
     np.testing.assert_array_equal(np.concatenate(losses), results.loss)
@@ -202,7 +192,7 @@ def test_evaluation_counts_every_example_once_and_padding_never(replicas):
     weight = np.concatenate([np.ones(13, np.float32), np.zeros(pad, np.float32)])
     with strategy.scope():
         model = small_model()
-    evaluate = make_evaluate(model, classification, INFO, strategy)
+    evaluate = make_evaluate(model, CLASSIFICATION, strategy)
     dataset = tf.data.Dataset.from_tensor_slices(({"x": padded[0]}, padded[1], weight))
     iterator = iter(
         strategy.distribute_datasets_from_function(lambda context: dataset.batch(8 // context.num_replicas_in_sync))
@@ -220,7 +210,7 @@ def test_regression_learns_squared_error_and_reports_in_the_targets_units():
     model = keras.Model({"x": inputs}, keras.layers.Dense(1, kernel_initializer="zeros")(inputs))
     x, _ = examples()
     y = x @ np.float32([1, -2, 0.5, 0])
-    train_steps = make_train_steps(model, sgd(), regression, REGRESSION, strategy, UpdateRule(BATCH))
+    train_steps = make_train_steps(model, sgd(), Regression(scale=2.0), strategy, UpdateRule(BATCH))
     dataset = tf.data.Dataset.from_tensor_slices(({"x": x}, y)).batch(BATCH)
     results = train_steps(iter(dataset.repeat(20)), 160)
     assert results.loss[0] == pytest.approx(np.mean(y[:BATCH] ** 2), rel=1e-5)
@@ -236,7 +226,7 @@ def test_replicas_draw_dropout_masks_of_their_own():
         dropout = keras.layers.Dropout(0.5, seed=3)
         model = keras.Model({"x": inputs}, keras.layers.Dense(3)(dropout(inputs)))
         optimizer = sgd()
-    make_train_steps(model, optimizer, classification, INFO, strategy, UpdateRule(BATCH))
+    make_train_steps(model, optimizer, CLASSIFICATION, strategy, UpdateRule(BATCH))
     single = keras.layers.Dropout(0.5, seed=3)
     ones = tf.ones([1, 1000])
     for _ in range(2):  # the first replica's masks are those of one replica, step by step
@@ -255,11 +245,11 @@ def test_a_weight_that_nothing_reads_stays_as_it_is():
     before = [w.numpy() for w in model.get_layer("spare").weights]
 
     class Task:
-        METRICS = ()
-        metrics = staticmethod(lambda labels, outputs, weights, info: {})
-        loss = staticmethod(lambda labels, outputs: classification.loss(labels, outputs["logits"]))
+        metric_names = ()
+        metrics = staticmethod(lambda labels, outputs, weights: {})
+        loss = staticmethod(lambda labels, outputs: CLASSIFICATION.loss(labels, outputs["logits"]))
 
-    train_steps = make_train_steps(model, sgd(), Task, INFO, strategy, UpdateRule(BATCH))
+    train_steps = make_train_steps(model, sgd(), Task, strategy, UpdateRule(BATCH))
     x, y = examples()
     train_steps(iter(tf.data.Dataset.from_tensor_slices(({"x": x}, y)).batch(BATCH)), 2)
     for old, new in zip(before, model.get_layer("spare").weights, strict=True):
