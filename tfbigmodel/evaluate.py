@@ -235,11 +235,12 @@ def _check_not_empty(run: Workdir, data: Data, split: Split) -> None:
 
 def _baselines(module: InferenceModule, data: Data, examples: Examples, config: RunConfig) -> dict[str, dict[str, Any]]:
     from tfbigmodel.evaluation.baselines import baselines
-    from tfbigmodel.evaluation.text_baselines import text_baselines
     from tfbigmodel.measuring import model_inputs
 
     training = data.examples("train")
     if data.info.text is not None and data.info.task == "classification":
+        from tfbigmodel.evaluation.text_baselines import text_baselines
+
         return text_baselines(
             [_decoded(text) for text in training.features["text"]],
             training.labels,

@@ -82,7 +82,7 @@ def test_an_unknown_key_like_no_other_is_refused_with_the_known_ones():
         "zzz: unknown key; known keys here: data, model, training, checkpoints, tensorboard, evaluation"
     )
     assert refusal(BASE | {"evaluation": {"zzz": 1}}).endswith(
-        "evaluation.zzz: unknown key; known keys here: threshold, baseline_examples, worst_errors"
+        "evaluation.zzz: unknown key; known keys here: threshold, baseline_examples, train_examples, worst_errors"
     )
 
 
@@ -165,8 +165,8 @@ def test_further_errors_are_counted():
     ("data", "message"),
     [
         ({"name": "digits"}, "data.source: is required and missing"),
-        ({"source": "csv"}, "data.source: expected one of 'builtin', 'tfds', 'table', received 'csv'"),
-        ({"source": "builtin", "name": "mnist"}, "data.name: expected 'digits', received 'mnist'"),
+        ({"source": "csv"}, "data.source: expected one of 'builtin', 'tfds', 'table', 'corpus', received 'csv'"),
+        ({"source": "builtin", "name": "mnist"}, "data.name: expected 'digits' or 'reviews_zh', received 'mnist'"),
         ({"source": "table", "path": "x.csv"}, "data.label: is required and missing"),
         (TABLE | {"missing": "drop"}, "data.missing: expected 'refuse', 'mean', 'median' or 'most_frequent', received "
          "'drop'"),
