@@ -9,8 +9,9 @@ from pipelines.files import read_json
 from pipelines.images.preprocess import ImagePreprocessor
 from pipelines.names import did_you_mean
 from pipelines.tables.preprocess import TablePreprocessor
+from pipelines.text.preprocess import TextPreprocessor
 
-KINDS: dict[str, Any] = {"image": ImagePreprocessor, "table": TablePreprocessor}
+KINDS: dict[str, Any] = {"image": ImagePreprocessor, "table": TablePreprocessor, "text": TextPreprocessor}
 
 
 def load_preprocessor(folder: Path) -> Preprocessor:

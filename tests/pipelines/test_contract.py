@@ -34,7 +34,9 @@ def test_no_module_points_at_another_layer_or_at_keras(path: Path) -> None:
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or "").partition(".")[0])
             assert node.level == 0, "imports are absolute"
-    assert not imported & {"tfbigmodel", "serving", "keras", "keras_hub", "pickle"}
+    # BERT's pieces of words are KerasHub's, whatever the model is made of.
+    allowed = {"keras_hub"} if path == FOLDER / "text" / "wordpiece.py" else set()
+    assert not imported & {"tfbigmodel", "serving", "keras", "keras_hub", "pickle"} - allowed
 
 
 @pytest.mark.parametrize("name", pipelines.__all__)
