@@ -1,0 +1,1 @@
+"""Keras layers that several chapters use, or that Keras does not have."""
