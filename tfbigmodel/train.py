@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +175,8 @@ def _run(
     if state.updates:
         tell(f"resuming {workdir.path} at epoch {state.epoch + 1}, update {state.updates}")
     tell(_headline(config, data, model, strategy, rule))
+    if data.info.text is not None and data.info.text.cleaning:
+        tell(_cleaned(data.info.text.cleaning))
     try:
         if not finished:
             fit(
@@ -281,6 +283,13 @@ def _headline(
         f"batch {rule.batch_size * rule.accumulation}, {config.training.precision}, "
         f"{'XLA' if rule.jit_compile else 'no XLA'}, {replicas} replica{'s' if replicas > 1 else ''}"
     )
+
+
+def _cleaned(counts: Mapping[str, int]) -> str:
+    """What cleaning did, also where it found nothing to do."""
+    left_out = ("empty", "duplicates", "kept_out")
+    said = [f"{count:,} {'left out' if step in left_out else 'changed'} ({step})" for step, count in counts.items()]
+    return f"texts cleaned: {', '.join(said)}"
 
 
 def _summary(metrics: dict[str, Any], state: TrainState) -> str:
