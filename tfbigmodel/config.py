@@ -20,7 +20,7 @@ from pydantic import (
 
 from pipelines.config import DataConfig, Section
 from pipelines.errors import MissingFileError, UserError
-from tfbigmodel.chapters import ModelConfig, hook
+from tfbigmodel.chapters import ModelConfig
 from tfbigmodel.config_errors import explain, shortened
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -233,14 +233,7 @@ def validate_config(values: Mapping[str, Any], origin: str) -> RunConfig:
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Fills in what depends on the place, on other sections and on a preset, so that a workdir's copy stands alone.
-
-    Raises:
-        UserError: the model's preset is not there.
-    """
-    fill_in = hook(config.model.chapter, "resolve")
-    if fill_in is not None:
-        config = fill_in(config)
+    """Fills in what depends on the place and on other sections, so that a workdir's copy stands alone."""
     changes: dict[str, Any] = {"data_dir": config.data.data_dir.expanduser().absolute()}
     if config.data.shuffle_seed is None:
         changes["shuffle_seed"] = config.training.seed

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
-from tfbigmodel.chapters import CHAPTERS
+from tfbigmodel.chapters import CHAPTERS, hook
 from tfbigmodel.config import RunConfig
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def load_data(config: RunConfig) -> Data:
     """
     import pipelines
 
-    return pipelines.load(config.data)
+    return pipelines.load(fill_in_preset(config).data)
 
 
 def build_model(config: RunConfig, info: DatasetInfo) -> keras.Model:
@@ -60,8 +60,21 @@ def build_model(config: RunConfig, info: DatasetInfo) -> keras.Model:
         >>> model.compile("adam", loss, metrics=["accuracy"])
         >>> model.fit(data.train(), validation_data=data.validation())
     """
+    config = fill_in_preset(config)
     chapter = CHAPTERS[config.model.chapter]
     return chapter.build(config.model, info, dtype=config.training.precision, seed=config.training.seed)
+
+
+def fill_in_preset(config: RunConfig) -> RunConfig:
+    """The configuration with what its model's preset folder says: sizes and vocabulary; nothing else is read there.
+
+    What is filled in already stays, so that a workdir needs the preset no more.
+
+    Raises:
+        UserError: the preset is not there, or is damaged.
+    """
+    resolve = hook(config.model.chapter, "resolve")
+    return resolve(config) if resolve is not None else config
 
 
 def make_task(config: RunConfig, info: DatasetInfo) -> Task:

@@ -66,10 +66,11 @@ def train(
         True
     """
     from tfbigmodel.config import resolve
+    from tfbigmodel.model import fill_in_preset
     from tfbigmodel.training.distribution import agree, is_chief, make_strategy, resource_errors_told
     from tfbigmodel.workdir import Workdir, locked, prepare
 
-    config = resolve(config)  # it may have been made in Python
+    config = fill_in_preset(resolve(config))  # it may have been made in Python
     directory = Workdir(Path(workdir))
     strategy = make_strategy(config.training)
     with resource_errors_told(strategy):
