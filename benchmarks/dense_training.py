@@ -72,7 +72,13 @@ def ours(steps: int, jit_compile: bool, dropout: float = 0.0, precision: str = "
     data = random_images()
     strategy = tf.distribute.get_strategy()
     model = build_model(config, data.info)
-    optimizer = make_optimizer(config.training.optimizer, config.training.schedule, steps_per_epoch=1, total_steps=1)
+    optimizer = make_optimizer(
+        config.training.optimizer,
+        config.training.schedule,
+        model.trainable_variables,
+        steps_per_epoch=1,
+        total_steps=1,
+    )
     rule = make_rule(config, data.info, strategy)
     train_steps = make_train_steps(model, optimizer, make_task(config, data.info), strategy, rule)
     iterator = iter(data.train(epochs=1000))

@@ -124,6 +124,7 @@ def _run(
     import keras
 
     from pipelines.files import write_json
+    from tfbigmodel.chapters import hook
     from tfbigmodel.environment import describe_environment
     from tfbigmodel.inference import check_threshold
     from tfbigmodel.model import build_model, load_data, make_task
@@ -148,13 +149,15 @@ def _run(
     keras.utils.set_random_seed(training.seed)
     with strategy.scope():
         model = build_model(config, data.info)
+        find_scales = hook(config.model.chapter, "learning_rate_scales")
         optimizer = make_optimizer(
             training.optimizer,
             training.schedule,
+            model.trainable_variables,
             steps_per_epoch=steps_per_epoch,
             total_steps=steps_per_epoch * training.epochs,
+            scales=find_scales(model, config.model) if find_scales else None,
         )
-        optimizer.build(model.trainable_variables)
     state = _starting_state(config, workdir, data.info, model, optimizer, tell, chief)
     if len(set(agree(strategy, state.updates))) > 1:
         raise UserError(f"the workers do not see one {workdir.checkpoints}; put the workdir on a shared file system")

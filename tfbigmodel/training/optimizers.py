@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -28,6 +29,8 @@ OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
 
 # The loop reduces, clips and accumulates gradients itself, in that order; Keras would clip before it reduces.
 _DONE_BY_THE_LOOP = {"clipnorm", "clipvalue", "global_clipnorm", "gradient_accumulation_steps", "loss_scale_factor"}
+# What a weight is called that has no decay, besides those of one dimension: a bias of an attention layer has two.
+_NOT_DECAYED = ("bias", "gamma", "beta")
 # Averaged weights would have to be swapped in for validation and checkpoints, which nothing does.
 _NOT_SUPPORTED = {"use_ema", "ema_momentum", "ema_overwrite_frequency"}
 
@@ -99,22 +102,38 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def make_optimizer(
-    config: OptimizerConfig, schedule: ScheduleConfig, *, steps_per_epoch: int, total_steps: int
+    config: OptimizerConfig,
+    schedule: ScheduleConfig,
+    variables: Sequence[keras.Variable],
+    *,
+    steps_per_epoch: int,
+    total_steps: int,
+    scales: Mapping[str, float] | None = None,
 ) -> keras.optimizers.Optimizer:
-    """Makes the Keras optimizer that a configuration describes.
+    """Makes the Keras optimizer that a configuration describes, with its variables.
+
+    Biases, normalisations' weights and all others of one dimension have no weight decay.
 
     Args:
         config: algorithm and arguments.
         schedule: how the learning rate changes.
+        variables: the weights that it is to train; under a strategy, call this in its scope.
         steps_per_epoch: updates in an epoch.
         total_steps: updates in the whole run.
+        scales: weight path → share of the learning rate, in the update and in the weight decay; 1 for all others.
 
     Returns:
         An optimizer whose `learning_rate` is a variable for a constant rate (callbacks may set it), a schedule
-        otherwise.
+        otherwise; a weight's share of it is not in it.
 
     Raises:
         UserError: `options` has an argument that the optimizer does not take, or a value it refuses.
+
+    Example:
+        >>> optimizer = make_optimizer(
+        ...     OptimizerConfig(name="adamw"), ScheduleConfig(), model.trainable_variables,
+        ...     steps_per_epoch=100, total_steps=300, scales={"token_embedding/embeddings": 0.1},
+        ... )
     """
     cls = OPTIMIZERS[config.name]
     accepted = set(inspect.signature(cls.__init__).parameters) - _DONE_BY_THE_LOOP - _NOT_SUPPORTED
@@ -139,9 +158,50 @@ def make_optimizer(
         arguments["weight_decay"] = config.weight_decay
     arguments["learning_rate"] = _learning_rate(config.learning_rate, schedule, steps_per_epoch, total_steps)
     try:
-        return cls(**arguments)
+        optimizer = cls(**arguments)
     except (ValueError, TypeError) as error:
         raise UserError(f"training.optimizer: {config.name} refuses its arguments: {error}") from error
+    optimizer.exclude_from_weight_decay(var_list=[variable for variable in variables if not _is_decayed(variable)])
+    optimizer.build(list(variables))
+    if scales:
+        # Keras' own keys, which are the same for a variable and for a replica's part of it.
+        _scale_learning_rates(optimizer, {optimizer._var_key(v): scales.get(v.path, 1.0) for v in variables})
+    return optimizer
+
+
+def _is_decayed(variable: keras.Variable) -> bool:
+    return len(variable.shape) > 1 and variable.path.rpartition("/")[2] not in _NOT_DECAYED
+
+
+def _scale_learning_rates(optimizer: keras.optimizers.Optimizer, shares: Mapping[str, float]) -> None:
+    """Gives weights shares of an optimizer's learning rate, which Keras has one of for all weights.
+
+    A share counts in the weight decay as well, which is per unit of the learning rate. Gradients are left alone: Adam
+    would take a factor in them out again.
+    """
+    update_step, strategy = optimizer.update_step, optimizer._distribution_strategy
+
+    def scaled_update(gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        update_step(gradient, variable, learning_rate * shares[optimizer._var_key(variable)])
+
+    def scaled_decay(variables: Sequence[keras.Variable]) -> None:
+        if optimizer.weight_decay is None:
+            return
+
+        def decay(variable: tf.Variable) -> None:
+            if optimizer._use_weight_decay(variable):
+                share = optimizer.weight_decay * shares[optimizer._var_key(variable)]
+                variable.assign_sub(variable * tf.cast(share * optimizer.learning_rate, variable.dtype))
+
+        def decay_all(distribution: tf.distribute.Strategy) -> None:
+            for variable in variables:
+                distribution.extended.update(variable.value, decay, group=False)
+
+        # As Keras does it: across replicas where the strategy needs that.
+        tf.__internal__.distribute.interim.maybe_merge_call(decay_all, strategy)
+
+    optimizer.update_step = scaled_update
+    optimizer._apply_weight_decay = scaled_decay
 
 
 def _learning_rate(

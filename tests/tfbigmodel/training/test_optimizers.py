@@ -3,22 +3,22 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipelines.errors import UserError
 from tfbigmodel.config import OptimizerConfig, ScheduleConfig
-from tfbigmodel.training.optimizers import OPTIMIZERS, make_optimizer
+from tfbigmodel.training.optimizers import OPTIMIZERS, keep_reduced_gradients, make_optimizer
 
 
 def rates(schedule, steps, steps_per_epoch=10, total_steps=100, learning_rate=0.5):
     optimizer = make_optimizer(
         OptimizerConfig(name="sgd", learning_rate=learning_rate),
         ScheduleConfig(**schedule),
+        [keras.Variable(0.0)],
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
     values = []
-    variable = keras.Variable(0.0)
-    optimizer.build([variable])
     for step in steps:
         optimizer.iterations.assign(step)
         values.append(float(optimizer.learning_rate))
@@ -26,7 +26,7 @@ def rates(schedule, steps, steps_per_epoch=10, total_steps=100, learning_rate=0.
 
 
 def test_constant_rate_is_a_variable_that_callbacks_can_set():
-    optimizer = make_optimizer(OptimizerConfig(), ScheduleConfig(), steps_per_epoch=10, total_steps=100)
+    optimizer = make_optimizer(OptimizerConfig(), ScheduleConfig(), [], steps_per_epoch=10, total_steps=100)
     optimizer.learning_rate = 0.25
     assert float(optimizer.learning_rate) == 0.25
 
@@ -58,17 +58,17 @@ def test_exponential_decay_is_a_factor_for_each_epoch():
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_every_optimizer_lowers_a_loss(name):
-    optimizer = make_optimizer(
-        OptimizerConfig(name=name, learning_rate=0.01), ScheduleConfig(), steps_per_epoch=1, total_steps=10
-    )
     variable = keras.Variable([3.0, -2.0])
+    optimizer = make_optimizer(
+        OptimizerConfig(name=name, learning_rate=0.01), ScheduleConfig(), [variable], steps_per_epoch=1, total_steps=10
+    )
     for _ in range(10):
         optimizer.apply([2 * variable.value], [variable])
     assert np.sum(variable.numpy() ** 2) < 13.0
 
 
 def test_momentum_is_sgd_with_momentum():
-    optimizer = make_optimizer(OptimizerConfig(name="momentum"), ScheduleConfig(), steps_per_epoch=1, total_steps=1)
+    optimizer = make_optimizer(OptimizerConfig(name="momentum"), ScheduleConfig(), [], steps_per_epoch=1, total_steps=1)
     assert isinstance(optimizer, keras.optimizers.SGD)
     assert optimizer.momentum == 0.9
 
@@ -84,9 +84,99 @@ def test_momentum_is_sgd_with_momentum():
 )
 def test_wrong_arguments_are_told(config, message):
     with pytest.raises(UserError, match=message):
-        make_optimizer(OptimizerConfig(**config), ScheduleConfig(), steps_per_epoch=1, total_steps=1)
+        make_optimizer(OptimizerConfig(**config), ScheduleConfig(), [], steps_per_epoch=1, total_steps=1)
 
 
 def test_warmup_longer_than_the_run_is_refused():
     with pytest.raises(UserError, match="500 warm-up steps leave nothing of the run's 100 updates"):
         rates({"warmup_steps": 500}, [0])
+
+
+def one_step(weights, gradients, scales=None, **config):
+    """What one update makes of weights by path."""
+    variables = []
+    for path, value in weights.items():
+        variables.append(keras.Variable(value, name=path.rpartition("/")[2]))
+        variables[-1]._path = path
+    optimizer = make_optimizer(
+        OptimizerConfig(**config), ScheduleConfig(), variables, steps_per_epoch=1, total_steps=1, scales=scales
+    )
+    optimizer.apply([keras.ops.convert_to_tensor(gradients[path]) for path in weights], variables)
+    assert float(optimizer.learning_rate) == pytest.approx(config["learning_rate"]), "shares are not in it"
+    return {path: variable.numpy() for path, variable in zip(weights, variables, strict=True)}
+
+
+WEIGHTS = {
+    "lower/kernel": np.float32([[1.0, -2.0]]),
+    "upper/kernel": np.float32([[3.0, 0.5]]),
+    "lower/query/bias": np.float32([[0.7, -0.7]]),  # heads x head size: a bias of two dimensions
+    "norm/gamma": np.float32([1.0, 2.0]),
+    "position": np.float32([4.0]),
+}
+GRADIENTS = {path: np.float32(0.1) * np.sign(value) + np.float32(0.3) for path, value in WEIGHTS.items()}
+
+
+@pytest.mark.parametrize("scales", [None, {"lower/kernel": 0.25, "lower/query/bias": 0.25}])
+def test_one_adamw_step_by_hand(scales):
+    after = one_step(WEIGHTS, GRADIENTS, scales, name="adamw", learning_rate=0.01, weight_decay=0.5)
+    for path, value in WEIGHTS.items():
+        rate = 0.01 * (scales or {}).get(path, 1.0)
+        # After one step Adam's means, corrected for their start at zero, are the gradient and its square.
+        step = GRADIENTS[path] / (np.abs(GRADIENTS[path]) + 1e-7)
+        decay = 0.5 if path.endswith("kernel") else 0.0
+        np.testing.assert_allclose(after[path], value - rate * decay * value - rate * step, rtol=1e-5, err_msg=path)
+
+
+def test_shares_hold_for_optimizers_without_adaptation():
+    after = one_step(WEIGHTS, GRADIENTS, {"upper/kernel": 0.5}, name="sgd", learning_rate=0.1)
+    np.testing.assert_allclose(after["upper/kernel"], WEIGHTS["upper/kernel"] - 0.05 * GRADIENTS["upper/kernel"])
+    np.testing.assert_allclose(after["position"], WEIGHTS["position"] - 0.1 * GRADIENTS["position"])
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_every_optimizer_takes_shares(name):
+    values = {"slow/kernel": np.float32([[3.0, -2.0]]), "fast/kernel": np.float32([[3.0, -2.0]])}
+    after = one_step(values, values, {"slow/kernel": 1e-3}, name=name, learning_rate=0.01, weight_decay=0.1)
+    moved = {path: np.abs(after[path] - value).max() for path, value in values.items()}
+    # FTRL's step is not in proportion to its rate.
+    assert 0 < moved["slow/kernel"] < (1.0 if name == "ftrl" else 2e-3) * moved["fast/kernel"]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_shares_in_a_graph(jit_compile):
+    variables = [keras.Variable([[1.0]], name="a"), keras.Variable([[1.0]], name="b")]
+    optimizer = make_optimizer(
+        OptimizerConfig(name="adamw", learning_rate=0.1, weight_decay=0.5), ScheduleConfig(warmup_steps=2), variables,
+        steps_per_epoch=1, total_steps=10, scales={"a": 0.1},
+    )  # fmt: skip
+    step = tf.function(lambda: optimizer.apply([tf.ones([1, 1])] * 2, variables), jit_compile=jit_compile)
+    step()
+    assert variables[0].numpy() == pytest.approx(1 - 0.1 * 0.05 * 1.5, rel=1e-5)
+    assert variables[1].numpy() == pytest.approx(1 - 0.05 * 1.5, rel=1e-5)
+    assert [v.path for v in optimizer.variables] == [
+        "adamw/iteration", "adamw/a_momentum", "adamw/a_velocity", "adamw/b_momentum", "adamw/b_velocity"
+    ]  # fmt: skip
+
+
+def test_two_replicas_apply_shares_and_decay_once():
+    def trained(strategy):
+        with strategy.scope():
+            variables = [
+                keras.Variable([[1.0, -1.0]], name="a"),
+                keras.Variable([[2.0, 1.0]], name="b"),
+                keras.Variable([3.0], name="bias"),
+            ]
+            optimizer = make_optimizer(
+                OptimizerConfig(name="adamw", learning_rate=0.1, weight_decay=0.5), ScheduleConfig(), variables,
+                steps_per_epoch=1, total_steps=10, scales={"a": 0.1},
+            )  # fmt: skip
+        keep_reduced_gradients(optimizer)
+        gradients = [tf.constant([[0.3, -0.2]]), tf.constant([[0.1, 0.4]]), tf.constant([0.2])]
+        step = tf.function(lambda: strategy.run(lambda: optimizer.apply(gradients, variables)))
+        for _ in range(3):
+            step()
+        return [keras.ops.convert_to_numpy(variable.value) for variable in variables]
+
+    one, two = trained(tf.distribute.get_strategy()), trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    for expected, value in zip(one, two, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
