@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipelines.batching import MemoryData, batches
     from pipelines.loading import load
     from pipelines.preprocessors import load_preprocessor
-    from pipelines.reading import read_examples, read_image_files, read_table
+    from pipelines.reading import read_examples, read_image_files, read_table, read_texts
 
 __all__ = [
     "MemoryData",
@@ -31,6 +31,7 @@ __all__ = [
     "read_examples",
     "read_image_files",
     "read_table",
+    "read_texts",
 ]
 
 _HOMES = {
@@ -41,6 +42,7 @@ _HOMES = {
     "read_examples": "pipelines.reading",
     "read_image_files": "pipelines.reading",
     "read_table": "pipelines.reading",
+    "read_texts": "pipelines.reading",
 }
 
 

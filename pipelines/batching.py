@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipelines.config import BatchingConfig
+from pipelines.buckets import bucketed
+from pipelines.config import BatchingConfig, TextConfig
 from pipelines.data import SPLITS, DatasetInfo, Examples, Preprocessor, Split
 from pipelines.errors import UserError
 
@@ -20,7 +21,9 @@ class MemoryData:
         info: what a model needs to know; `counts` and `fingerprint` are filled in here.
         preprocess: maps raw features to model inputs.
         splits: the raw examples of each split, with labels.
-        config: batch size, shuffling and its seed.
+        config: batch size, shuffling and its seed; for texts, how many batches are sorted by length together.
+        lengths: the length of each training example, `(num_examples,)`, where they differ: shuffled batches are then
+            made of examples of similar length.
 
     Raises:
         UserError: there are fewer training examples than one batch needs.
@@ -32,7 +35,12 @@ class MemoryData:
     """
 
     def __init__(
-        self, info: DatasetInfo, preprocess: Preprocessor, splits: Mapping[Split, Examples], config: BatchingConfig
+        self,
+        info: DatasetInfo,
+        preprocess: Preprocessor,
+        splits: Mapping[Split, Examples],
+        config: BatchingConfig,
+        lengths: np.ndarray | None = None,
     ) -> None:
         num_training = len(splits["train"])
         if num_training < config.batch_size:
@@ -48,6 +56,8 @@ class MemoryData:
         self.steps_per_epoch = num_training // config.batch_size
         self._shuffle = config.shuffle
         self._seed = config.shuffle_seed or 0
+        self._lengths = None if lengths is None else _on_cpu(np.asarray(lengths, np.int32))
+        self._window = config.bucket_batches if isinstance(config, TextConfig) and lengths is not None else 0
         self._origins = {split: (splits[split].origin, splits[split].rows) for split in SPLITS}
         self._features = {split: _as_tensors(splits[split].features) for split in SPLITS}
         self._labels = {split: _on_cpu(splits[split].labels) for split in SPLITS}
@@ -117,13 +127,27 @@ class MemoryData:
             seed, first_replica, local_replicas = tf.unstack(context)
             step, replica = element // local_replicas, first_replica + element % local_replicas
             epoch, step = step // steps_per_epoch, step % steps_per_epoch
-            index = step * batch_size + replica * rows + tf.range(rows, dtype=tf.int64)
-            if self._shuffle:
-                index = _shuffled(index, seed, epoch, num_examples)
+            if self._shuffle and self._window:
+                index = tf.slice(self._bucketed_batch(step, seed, epoch), [replica * rows], [rows])
+            else:
+                index = step * batch_size + replica * rows + tf.range(rows, dtype=tf.int64)
+                if self._shuffle:
+                    index = _shuffled(index, seed, epoch, num_examples)
             raw = {name: tf.gather(tensor, index) for name, tensor in features.items()}
             return self.preprocess(raw), tf.gather(labels, index)
 
         return make
+
+    def _bucketed_batch(self, step: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        """The examples of a batch over all replicas, which are of similar length."""
+        window, step_in_window = step // self._window, step % self._window
+        first = window * self._window
+        last = tf.minimum(first + self._window, self.steps_per_epoch)
+        positions = tf.range(first * self.batch_size, last * self.batch_size)
+        index = _shuffled(positions, seed, epoch, self.info.counts["train"])
+        lengths = tf.gather(self._lengths, index)
+        window_seed = tf.random.experimental.stateless_fold_in(tf.stack([seed, epoch]), window)
+        return bucketed(index, lengths, step_in_window, self.batch_size, window_seed)
 
 
 def batches(

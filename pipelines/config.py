@@ -139,6 +139,8 @@ class TfdsConfig(TextConfig):
     """The TFDS split to test on; null takes a share of the training split (`split.test`)."""
     label: str | None = None
     """The feature to predict; the one TFDS declares as supervised target where it is not given."""
+    text: str | None = None
+    """The feature that holds the texts that the model reads, where there are several features."""
     task: Literal["classification", "regression"] = "classification"
     normalization: Literal["none", "min_max", "z_score"] = "z_score"
     """For numeric features; images are scaled to 0 … 1."""

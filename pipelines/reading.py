@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from pipelines.config import DataConfig, TableConfig
+from pipelines.config import DataConfig, TableConfig, TfdsConfig
 from pipelines.data import DatasetInfo, Examples, Preprocessor
 from pipelines.errors import UserError
 from pipelines.images.decoding import decode_images
@@ -24,7 +24,11 @@ from pipelines.tables.columns import require_column
 from pipelines.tables.labels import class_labels, target_labels
 from pipelines.tables.preprocess import NumericColumn, TablePreprocessor
 from pipelines.tables.reading import Table, read
+from pipelines.text.cleaning import encoded
+from pipelines.text.preprocess import TextPreprocessor
 
+TEXT_COLUMN = "text"
+"""The column of texts in a table for a run whose configuration names none."""
 IMAGE_COLUMN = "image"
 """The column of paths in a table for an image run."""
 
@@ -51,7 +55,8 @@ def read_examples(
 ) -> Examples:
     """Raw examples from a table file, as the run's preprocessor takes them, in the order of the file.
 
-    A run on images reads a table with a column `image` of paths, relative to the table's folder.
+    A run on images reads a table with a column `image` of paths, relative to the table's folder; a run on texts the
+    column that its configuration names, or `text`.
 
     Args:
         path: a CSV, TSV, JSON Lines or Parquet file with the run's feature columns; others are left alone.
@@ -74,6 +79,11 @@ def read_examples(
         features = _images(table, path.parent, preprocess)
     elif isinstance(preprocess, TablePreprocessor):
         features = _columns(table, preprocess, config.missing if isinstance(config, TableConfig) else "refuse")
+    elif isinstance(preprocess, TextPreprocessor):
+        column = (config.text if isinstance(config, TableConfig | TfdsConfig) else None) or TEXT_COLUMN
+        require_column(column, columns, table.origin, "the texts of this run")
+        # An empty text may be asked about, though none is trained on.
+        features = {"text": _objects([encoded(_filled(cell)) for cell in table.cells(column)])}
     else:
         raise UserError(f"{path}: a run of kind {type(preprocess).__name__} cannot be given a table")
     return Examples(features, labels, table.origin, np.arange(1, len(table) + 1))
@@ -96,6 +106,31 @@ def read_image_files(paths: Sequence[Path], preprocess: Preprocessor) -> Example
     contents = [_image_bytes(Path(path), preprocess, str(path)) for path in paths]
     origin = str(paths[0]) if len(paths) == 1 else f"{paths[0]} … {paths[-1]}"
     return Examples({IMAGE_COLUMN: _objects(contents)}, None, origin, np.arange(len(paths)))
+
+
+def read_texts(texts: Sequence[str], preprocess: Preprocessor) -> Examples:
+    """Texts as unlabelled examples with the feature `text`.
+
+    Args:
+        texts: as they were typed; an empty one is allowed.
+        preprocess: the run's preprocessor.
+
+    Raises:
+        UserError: no text was given, or the run is not about texts.
+
+    Example:
+        >>> examples = read_texts(["我喜欢这本书"], data.preprocess)
+        >>> features, weight = next(iter(batches(examples, data.preprocess, data.info, batch_size=1)))
+    """
+    if not isinstance(preprocess, TextPreprocessor):
+        raise UserError("this run was not trained on texts; give it a table with --input")
+    if not texts:
+        raise UserError("no text was given")
+    return Examples({"text": _objects([encoded(text) for text in texts])}, None, "text", np.arange(1, len(texts) + 1))
+
+
+def _filled(cell: Any) -> str:
+    return "" if isinstance(cell, float) else cell
 
 
 def _read(path: Path, config: DataConfig) -> Table:

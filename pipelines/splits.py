@@ -74,6 +74,43 @@ def divide(
     }
 
 
+def draw(
+    num_examples: int, wanted: int, seed: int, *, origin: str, key: str, classes: np.ndarray | None = None
+) -> Indices:
+    """Draws some of the examples at random; with the same seed, a smaller draw is a part of a larger one.
+
+    Args:
+        num_examples: how many there are.
+        wanted: how many to draw.
+        seed: fixes which.
+        origin: where the examples come from, for messages.
+        key: the configuration key that `wanted` comes from, for messages.
+        classes: integer class of each example, `(num_examples,)`, whose shares are kept as far as whole numbers allow,
+            at least one example of each; None where there are no classes.
+
+    Returns:
+        Indices in ascending order.
+
+    Raises:
+        UserError: there are not so many examples, or fewer are wanted than there are classes.
+    """
+    if wanted > num_examples:
+        raise UserError(f"{origin}: {key} is {wanted:,} and there are {num_examples:,} training examples; lower it")
+    groups = np.zeros(num_examples, np.int64) if classes is None else classes
+    counts = np.bincount(groups, minlength=1)
+    num_classes = int((counts > 0).sum())
+    if wanted < num_classes:
+        raise UserError(f"{origin}: {key} is {wanted:,} and there are {num_classes:,} classes; raise it")
+    # Other random numbers than those that `divide` takes with this seed.
+    keys = np.random.Philox([seed, 1]).random_raw(num_examples)
+    order = np.lexsort((keys, groups))
+    place = np.empty(num_examples, np.int64)
+    place[order] = np.arange(num_examples) - np.repeat(np.cumsum(counts) - counts, counts)
+    # In order of the share of its class that comes before it, every class's first example first.
+    share = np.where(place == 0, -1.0, (place + 0.5) / counts[groups])
+    return np.sort(np.lexsort((keys, share))[:wanted])
+
+
 def _check_class_sizes(counts: np.ndarray, class_names: Sequence[str], needed: int, origin: str) -> None:
     for index, count in enumerate(counts):
         if 0 < count < needed:

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipelines.batching import MemoryData
 from pipelines.config import BatchingConfig
-from pipelines.data import Data, DatasetInfo, Examples, Preprocessor, Split
+from pipelines.data import Data, DatasetInfo, Examples, Preprocessor, Split, TextInfo
 from pipelines.errors import UserError
 from pipelines.images.preprocess import ImagePreprocessor
 from pipelines.labels import check_classes, target_scaling
@@ -28,8 +28,10 @@ def classification_data(
     preprocess: Preprocessor,
     inputs: Mapping[str, tuple[int | None, ...]],
     config: BatchingConfig,
+    text: TextInfo | None = None,
+    lengths: np.ndarray | None = None,
 ) -> Data:
-    """`Data` whose labels are class indices.
+    """`Data` whose labels are class indices; with `text`, of texts, whose training examples have these `lengths`.
 
     Raises:
         UserError: training has fewer than two classes, or another split has a class that training has not.
@@ -47,13 +49,14 @@ def classification_data(
     info = DatasetInfo(
         task="classification",
         inputs=inputs,
-        input_dtypes=dict.fromkeys(inputs, "float32"),
+        input_dtypes=dict.fromkeys(inputs, "int32" if text else "float32"),
         counts={},
         class_names=tuple(class_names),
         class_counts=tuple(int(count) for count in class_counts),
         label_name=label_name,
+        text=text,
     )
-    return MemoryData(info, preprocess, _typed(splits), config)
+    return MemoryData(info, preprocess, _typed(splits), config, lengths)
 
 
 def regression_data(
@@ -63,19 +66,22 @@ def regression_data(
     inputs: Mapping[str, tuple[int | None, ...]],
     normalize_target: bool,
     config: BatchingConfig,
+    text: TextInfo | None = None,
+    lengths: np.ndarray | None = None,
 ) -> Data:
-    """`Data` whose labels are numbers."""
+    """`Data` whose labels are numbers; with `text`, of texts, whose training examples have these `lengths`."""
     mean, scale = target_scaling(splits["train"].labels, normalize_target)
     info = DatasetInfo(
         task="regression",
         inputs=inputs,
-        input_dtypes=dict.fromkeys(inputs, "float32"),
+        input_dtypes=dict.fromkeys(inputs, "int32" if text else "float32"),
         counts={},
         label_name=label_name,
         target_mean=mean,
         target_scale=scale,
+        text=text,
     )
-    return MemoryData(info, preprocess, _typed(splits), config)
+    return MemoryData(info, preprocess, _typed(splits), config, lengths)
 
 
 def _typed(splits: Mapping[str, Examples]) -> dict[Split, Examples]:

@@ -1,20 +1,52 @@
-"""Data that ships with a package this project needs anyway."""
+"""Data that ships with this package, or with one that it needs anyway."""
+
+from pathlib import Path
 
 import numpy as np
 
 from pipelines.config import BuiltinConfig
 from pipelines.data import Data, Examples
 from pipelines.sources.arrays import image_data
+from pipelines.sources.texts import TextRows, TextSource, refuse_text_options, text_data
 from pipelines.splits import divide
+from pipelines.tables.reading import read
+
+REVIEWS = Path(__file__).parents[1] / "datasets" / "reviews_zh.csv"
+"""The reviews of `builtin: reviews_zh`, columns text and label; their licence is beside them."""
+_REVIEW_CLASSES = ("negative", "positive")
 
 
 def load(config: BuiltinConfig) -> Data:
-    """scikit-learn's 1,797 handwritten digits, divided by `config.split`.
+    """The data that `config.name` names, divided by `config.split`.
+
+    Raises:
+        UserError: an option does not fit the data.
+    """
+    return _digits(config) if config.name == "digits" else text_data(text_source(config), config)
+
+
+def text_source(config: BuiltinConfig) -> TextSource:
+    """12,006 Chinese reviews of books, hotels, laptops and other things."""
+    table = read(REVIEWS)
+    origin = f"builtin {config.name}"
+    rows = TextRows(
+        texts=table.cells("text"),
+        labels=np.array(table.cells("label")).astype(np.int32),
+        rows=np.arange(1, len(table) + 1),
+        origin=origin,
+        place=lambda index: f"{origin} row {index + 1}",
+    )
+    return TextSource({"train": rows}, "label", class_names=_REVIEW_CLASSES)
+
+
+def _digits(config: BuiltinConfig) -> Data:
+    """scikit-learn's 1,797 handwritten digits.
 
     The pixels, 0 … 16 in the original, become 0 … 255: rounded, and still 17 different values.
     """
     from sklearn.datasets import load_digits
 
+    refuse_text_options(config, "builtin digits are images")
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     labels = digits.target.astype(np.int32)

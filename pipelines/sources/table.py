@@ -1,4 +1,4 @@
-"""Tables: CSV, TSV, JSON Lines and Parquet files of numbers and categories."""
+"""Tables: CSV, TSV, JSON Lines and Parquet files of numbers and categories, or of texts."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.config import TableConfig
-from pipelines.data import SPLITS, Data, Examples
+from pipelines.data import SPLITS, Data, Examples, Split
+from pipelines.errors import UserError
 from pipelines.labels import encode_classes, sorted_class_names
 from pipelines.sources.arrays import classification_data, regression_data
+from pipelines.sources.texts import TextRows, TextSource, refuse_text_options, text_data
 from pipelines.splits import divide
 from pipelines.tables.cells import categorical_column, numeric_column
 from pipelines.tables.columns import Columns, choose_columns, require_column
@@ -39,6 +41,9 @@ def load(config: TableConfig) -> Data:
     Raises:
         UserError: anything that is wrong in the files; the message names file, row and column.
     """
+    if config.text is not None:
+        return text_data(text_source(config), config)
+    refuse_text_options(config, "data.text names no column of texts")
     parts = _divided(config)
     train = parts["train"]
     columns = choose_columns(list(train.table.frame.columns), train.cells, config, train.table.origin, train.place)
@@ -69,10 +74,35 @@ def load(config: TableConfig) -> Data:
     return classification_data(splits, class_names, config.label, preprocess, shape, config)
 
 
-def _divided(config: TableConfig) -> dict[str, _Part]:
-    """The given files as splits, and the training file divided into those that are not given."""
-    paths = {"train": config.path, "validation": config.validation_path, "test": config.test_path}
-    tables = {
+def text_source(config: TableConfig) -> TextSource:
+    """The column of texts, with its labels.
+
+    Raises:
+        UserError: a column is missing, or a label is; an option is for columns of numbers.
+    """
+    column = config.text or "text"
+    if config.numeric is not None or config.categorical is not None:
+        key = "numeric" if config.numeric is not None else "categorical"
+        raise UserError(f"data.{key} and data.text cannot be used together: a model reads columns or texts; remove one")
+    if column == config.label:
+        raise UserError(f'data.text and data.label are both "{column}"; a text cannot be its own label')
+    given: dict[Split, TextRows] = {}
+    for split, table in _tables(config).items():
+        require_column(column, list(table.frame.columns), table.origin, "data.text")
+        labels = _labels(table, config)
+        texts = ["" if isinstance(cell, float) else cell for cell in table.cells(column)]
+        given[split] = TextRows(texts, labels, np.arange(1, len(table) + 1), table.origin, table.place)
+    return TextSource(given, config.label, config.task, normalize_target=config.normalize_target)
+
+
+def _tables(config: TableConfig) -> dict[Split, Table]:
+    """The files that are given, by the split they are for."""
+    paths: dict[Split, str | None] = {
+        "train": config.path,
+        "validation": config.validation_path,
+        "test": config.test_path,
+    }
+    return {
         split: read(
             Path(config.data_dir, path),
             delimiter=config.delimiter,
@@ -83,6 +113,11 @@ def _divided(config: TableConfig) -> dict[str, _Part]:
         for split, path in paths.items()
         if path is not None
     }
+
+
+def _divided(config: TableConfig) -> dict[str, _Part]:
+    """The given files as splits, and the training file divided into those that are not given."""
+    tables = _tables(config)
     labels = {split: _labels(table, config) for split, table in tables.items()}
     names = sorted_class_names(list(labels["train"])) if config.task == "classification" else ()
     index_of = {name: index for index, name in enumerate(names)}

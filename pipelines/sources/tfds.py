@@ -1,6 +1,7 @@
-"""TensorFlow Datasets that are prepared on disk: images of one size, or numbers; nothing is fetched unasked."""
+"""TensorFlow Datasets that are prepared on disk: images of one size, texts or numbers; nothing is fetched unasked."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,11 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.config import TfdsConfig
-from pipelines.data import SPLITS, Data, Examples
+from pipelines.data import SPLITS, Data, Examples, Split
 from pipelines.errors import UserError
 from pipelines.labels import sorted_class_names
 from pipelines.names import did_you_mean, listing
 from pipelines.sources.arrays import classification_data, image_data, regression_data
+from pipelines.sources.texts import TextRows, TextSource, refuse_text_options, text_data
 from pipelines.sources.tfds_features import Plan, plan
 from pipelines.sources.tfds_prepared import prepared_builder
 from pipelines.splits import divide
@@ -42,16 +44,27 @@ def load(config: TfdsConfig) -> Data:
 
     Raises:
         UserError: it is not prepared (and `download` is not set), a split does not exist, its features are neither an
-            image of one size nor numbers, it does not fit in `max_memory_gb`, or a file is damaged.
+            image of one size nor a text nor numbers, it does not fit in `max_memory_gb`, or a file is damaged.
     """
     builder = prepared_builder(config)
-    wanted = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
+    wanted: dict[Split, str | None] = {
+        "train": config.train_split,
+        "validation": config.validation_split,
+        "test": config.test_split,
+    }
     sizes = {split: _num_examples(builder, text, split) for split, text in wanted.items() if text is not None}
     scheme = plan(builder.info, config)
     _check_memory(scheme, sum(sizes.values()), config)
-    given = {split: _read(builder, text, scheme) for split, text in wanted.items() if text is not None}
+    if scheme.text is None:
+        refuse_text_options(config, f"{scheme.dataset} holds none")
+    memory = _Memory(scheme.dataset, config.max_memory_gb)
+    given = {split: _read(builder, text, scheme, memory) for split, text in wanted.items() if text is not None}
     class_names = _class_names(scheme, given["train"])
     labels = {split: _labels(part, scheme, class_names) for split, part in given.items()}
+    if scheme.text is not None:
+        texts = {split: _text_rows(part, scheme.text, labels[split]) for split, part in given.items()}
+        source = TextSource(texts, scheme.label, scheme.task, class_names or None, config.normalize_target)
+        return text_data(source, config)
     division = divide(
         sizes["train"],
         config.split,
@@ -63,9 +76,9 @@ def load(config: TfdsConfig) -> Data:
     )
     parts: dict[str, _Part] = {}
     for split in SPLITS:
-        source = given[split if split in given else "train"]
-        source = dataclasses.replace(source, labels=labels[split if split in given else "train"])
-        parts[split] = source if split in given and split != "train" else source.at(division[split])
+        whole = given[split if split in given else "train"]
+        whole = dataclasses.replace(whole, labels=labels[split if split in given else "train"])
+        parts[split] = whole if split in given and split != "train" else whole.at(division[split])
     if scheme.image is not None:
         return image_data({split: _examples(part) for split, part in parts.items()}, class_names, scheme.label, config)
     return _table_data(parts, scheme, class_names, config)
@@ -94,7 +107,24 @@ def _check_memory(scheme: Plan, num_examples: int, config: TfdsConfig) -> None:
         )
 
 
-def _read(builder: Any, text: str, scheme: Plan) -> _Part:
+class _Memory:
+    """Counts what texts take, whose size is known only when they have been read."""
+
+    def __init__(self, dataset: str, max_memory_gb: float) -> None:
+        self.dataset = dataset
+        self.max_memory_gb = max_memory_gb
+        self.size = 0
+
+    def add(self, texts: np.ndarray) -> None:
+        self.size += sum(sys.getsizeof(text) for text in texts)
+        if self.size > self.max_memory_gb * 2**30:
+            raise UserError(
+                f"{self.dataset} takes more than {self.max_memory_gb:g} GiB in memory (data.max_memory_gb); raise it "
+                "if the machine has more, or take a part: data.train_split: train[:10%]"
+            )
+
+
+def _read(builder: Any, text: str, scheme: Plan, memory: _Memory) -> _Part:
     """Reads a split in the order in which it is stored."""
     import tensorflow_datasets as tfds
 
@@ -113,6 +143,8 @@ def _read(builder: Any, text: str, scheme: Plan) -> _Part:
                 if name not in columns:
                     columns[name] = np.empty((number, *values.shape[1:]), values.dtype)
                 columns[name][filled : filled + len(values)] = values
+                if values.dtype == object:
+                    memory.add(values)
             filled += len(values)
     except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
         reason = str(error.message).splitlines()[0]
@@ -188,6 +220,11 @@ def _table_columns(part: _Part, scheme: Plan) -> dict[str, np.ndarray]:
             check_finite(component, name, missing="refuse", place=lambda i: f"{part.origin} example {part.rows[i]}")
         columns[name] = numbers
     return columns
+
+
+def _text_rows(part: _Part, text: str, labels: np.ndarray) -> TextRows:
+    texts = part.features[text].tolist()
+    return TextRows(texts, labels, part.rows, part.origin, lambda i: f"{part.origin} example {part.rows[i]}")
 
 
 def _examples(part: _Part) -> Examples:

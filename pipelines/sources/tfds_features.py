@@ -1,4 +1,4 @@
-"""What of a TFDS dataset can be learned from: one image of a fixed size, or numbers and classes."""
+"""What of a TFDS dataset can be learned from: one image of a fixed size, one text, or numbers and classes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +10,10 @@ from pipelines.config import TfdsConfig
 from pipelines.errors import UserError
 from pipelines.names import did_you_mean, listing
 
-_USABLE = "usable are one uint8 image of fixed size and 1 or 3 channels, or scalars and vectors of numbers and classes"
+_USABLE = (
+    "usable are one uint8 image of fixed size and 1 or 3 channels, one text (data.text names it where there are other "
+    "features), or scalars and vectors of numbers and classes"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Plan:
     Attributes:
         dataset: its full name, with version, for messages.
         features: the input features.
-        image: the name of the image feature; None for a table of numbers.
+        image: the name of the image feature; None where there is none.
+        text: the name of the text feature; None where there is none.
         categories: the input features that are classes, with the classes' names.
         label: the feature to predict.
         class_names: the label's names as TFDS declares them; empty where it declares none.
@@ -31,6 +35,7 @@ class Plan:
     dataset: str
     features: tuple[str, ...]
     image: str | None
+    text: str | None
     categories: Mapping[str, tuple[str, ...]]
     label: str
     class_names: tuple[str, ...]
@@ -57,19 +62,24 @@ def plan(info: Any, config: TfdsConfig) -> Plan:
     inputs, label = _roles(info, features, config, dataset)
     class_names = _label_names(features[label], label, config, dataset)
     images = [name for name in inputs if isinstance(features[name], tfds.features.Image)]
+    texts = [name for name in inputs if isinstance(features[name], tfds.features.Text)]
+    if len(texts) > 1:
+        raise UserError(f"{dataset} has the texts {listing(texts)}; set data.text to the one to learn from")
     for name in inputs:
-        if not _is_usable(features[name], image_allowed=len(images) == 1 == len(inputs)):
+        if not _is_usable(features[name], alone=len(inputs) == 1):
             raise UserError(f"{dataset}: feature {name} ({_kind(features[name])}) cannot be used; {_USABLE}")
     categories = {
         name: tuple(features[name].names) for name in inputs if isinstance(features[name], tfds.features.ClassLabel)
     }
     if images and config.task == "regression":
         raise UserError(f"{dataset}: data.task: regression works on numbers, and {images[0]} is an image")
+    # How long texts are is known when they have been read.
     sizes = [int(np.prod(features[name].shape)) * (1 if images else 4) for name in inputs]
     return Plan(
         dataset=dataset,
         features=inputs,
         image=images[0] if images else None,
+        text=texts[0] if texts else None,
         categories=categories,
         label=label,
         class_names=class_names,
@@ -92,11 +102,28 @@ def _roles(info: Any, features: Mapping[str, Any], config: TfdsConfig, dataset: 
     if declared is not None and (label is None or label == declared[1]):
         label = declared[1]
         inputs = tuple(_leaves(declared[0]))
+    if config.text is not None:
+        inputs = (_text_feature(features, config.text, dataset),)
+        if config.text == label:
+            raise UserError(f'data.text and the label are both "{label}"; a text cannot be its own label')
     if not isinstance(label, str) or label not in features or not set(inputs) <= set(features):
         raise UserError(f"{dataset} declares a label that is no feature; set data.label to one of {listing(features)}")
     if not inputs:
         raise UserError(f"{dataset} has no feature beside the label {label}")
     return inputs, label
+
+
+def _text_feature(features: Mapping[str, Any], name: str, dataset: str) -> str:
+    import tensorflow_datasets as tfds
+
+    if name not in features:
+        raise UserError(f'{dataset} has no feature "{name}" (data.text); {did_you_mean(name, features)}')
+    if not isinstance(features[name], tfds.features.Text):
+        texts = [other for other, feature in features.items() if isinstance(feature, tfds.features.Text)]
+        raise UserError(
+            f"{dataset}: feature {name} (data.text; {_kind(features[name])}) is no text; texts are {listing(texts)}"
+        )
+    return name
 
 
 def _leaves(keys: Any) -> list[str]:
@@ -128,12 +155,14 @@ def _label_names(feature: Any, label: str, config: TfdsConfig, dataset: str) -> 
     return ()
 
 
-def _is_usable(feature: Any, image_allowed: bool) -> bool:
+def _is_usable(feature: Any, alone: bool) -> bool:
     import tensorflow_datasets as tfds
 
+    if isinstance(feature, tfds.features.Text):
+        return alone
     if isinstance(feature, tfds.features.Image):
         sizes = tuple(feature.shape)
-        return image_allowed and None not in sizes and sizes[2] in (1, 3) and feature.np_dtype == np.uint8
+        return alone and None not in sizes and sizes[2] in (1, 3) and feature.np_dtype == np.uint8
     if isinstance(feature, tfds.features.ClassLabel):
         return True
     return _is_number(feature) and len(feature.shape) <= 1 and None not in feature.shape

@@ -87,7 +87,7 @@ def clean_rows(
     for index, text in enumerate(cleaned):
         if not text.decode().strip():
             if config.empty == "refuse":
-                was = "" if not _encoded(texts[index]).strip() else " after cleaning"
+                was = "" if not encoded(texts[index]).strip() else " after cleaning"
                 raise UserError(f"{place(index)}: the text is empty{was}; fill it in, or set data.cleaning.empty: drop")
             keep[index] = False
     if config.empty == "drop":
@@ -122,7 +122,7 @@ def clean_counted(texts: Sequence[str | bytes], config: CleaningConfig, counts: 
         counts.setdefault(name, 0)
     cleaned: list[bytes] = []
     for start in range(0, len(texts), _CHUNK):
-        text = tf.constant([_encoded(value) for value in texts[start : start + _CHUNK]], tf.string)
+        text = tf.constant([encoded(value) for value in texts[start : start + _CHUNK]], tf.string)
         for name, step in steps.items():
             changed = step(text)
             counts[name] += int(tf.math.count_nonzero(tf.not_equal(changed, text)))
@@ -145,7 +145,7 @@ def repair(text: tf.Tensor) -> tf.Tensor:
     return tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace", replacement_char=0xFFFD)
 
 
-def _encoded(text: str | bytes) -> bytes:
+def encoded(text: str | bytes) -> bytes:
     # JSON can hold half a surrogate pair, which no encoding can; as bytes it is repaired like other damage.
     return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
 
