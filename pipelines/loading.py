@@ -8,6 +8,7 @@ from pipelines.data import Data
 # By name, because TensorFlow Datasets is an optional extra: only those who use it import it.
 SOURCES = {
     "builtin": "pipelines.sources.builtin",
+    "corpus": "pipelines.sources.corpus",
     "table": "pipelines.sources.table",
     "tfds": "pipelines.sources.tfds",
 }
