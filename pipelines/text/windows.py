@@ -72,10 +72,11 @@ class Windows:
             # Within [CLS] tokens [SEP] the token `first` has the place 1.
             begin = int(number - self._starts[place]) * self._window
             end = min(begin + self._window, last - first + 1)
-            tokens = self._store.arrays["tokens"][max(first + begin - 1, first) : first + end]
+            stop = min(first + end, last)  # what follows is the next document's
+            tokens = self._store.arrays["tokens"][max(first + begin - 1, first) : stop]
             start = [self._special_ids["start"]] if begin == 0 else []
             rows.append([*start, *tokens.tolist(), *([self._special_ids["end"]] if end == last - first + 1 else [])])
-            characters.append(self._store.arrays["characters"][first + begin : first + end].sum(dtype=np.int64))
+            characters.append(self._store.arrays["characters"][first + begin : stop].sum(dtype=np.int64))
         return _window_batch(rows, characters, self._special_ids["pad"])
 
     def _place(self, index: np.ndarray) -> np.ndarray:
