@@ -6,14 +6,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+_SATURATING = 1e4
+
 
 @keras.saving.register_keras_serializable("tfbigmodel")
 class LSTM(keras.layers.Layer):
     """Long short-term memory, in one direction or both.
 
-    It computes what `keras.layers.LSTM` computes, from weights of the same layout, and differs in how: the inputs of all steps are projected in one matrix product before the loop, and the gradient of the
-    recurrent kernel is one matrix product after the backward loop, not a sum over steps. Under `mixed_bfloat16` matrix
-    products are in bfloat16, and the cell state, which adds up over many steps, is float32.
+    It computes what `keras.layers.LSTM` computes, from weights of the same layout. What it does otherwise, for speed:
+
+    - a step is one matrix product, of all weights with inputs and outputs one above the other, examples in columns, so
+      that the four gates are neighbouring rows, which need no copy;
+    - the gradient of the weights is one large matrix product after the backward loop, not a sum over steps.
+
+    Under `mixed_bfloat16` matrix products are in bfloat16, and the cell state, which adds up over many steps, and all
+    else that is done inside a step are float32.
 
     A step that is masked out changes nothing: output and cell state are carried over it. So the last output is that of
     the last real step, and the other direction starts there, wherever padding stands.
@@ -98,15 +105,13 @@ class LSTM(keras.layers.Layer):
         Returns:
             As the class says, in the compute dtype.
         """
-        steps = tf.transpose(inputs, [1, 0, 2])
-        real = tf.ones(tf.shape(steps)[:2], tf.bool) if mask is None else tf.transpose(tf.cast(mask, tf.bool))
         outputs = [
-            _run(steps, real, kernel, recurrent_kernel, bias, reverse=number == 1)
-            for number, (kernel, recurrent_kernel, bias) in enumerate(self.directions)
+            _run(inputs, mask, number == 1, *(tf.convert_to_tensor(weight) for weight in weights))
+            for number, weights in enumerate(self.directions)
         ]
         if not self.return_sequences:
-            return tf.concat([outputs[0][-1], *(backward[0] for backward in outputs[1:])], axis=-1)
-        return tf.transpose(tf.concat(outputs, axis=-1), [1, 0, 2])
+            return tf.transpose(tf.concat([outputs[0][-1], *(backward[0] for backward in outputs[1:])], axis=0))
+        return tf.transpose(tf.concat(outputs, axis=1), [2, 0, 1])
 
     def compute_mask(self, inputs: tf.Tensor, previous_mask: tf.Tensor | None = None) -> tf.Tensor | None:
         """The inputs', as long as there are steps."""
@@ -128,105 +133,117 @@ class LSTM(keras.layers.Layer):
 
 
 def _run(
-    steps: tf.Tensor,
-    real: tf.Tensor,
-    kernel: keras.Variable,
-    recurrent_kernel: keras.Variable,
-    bias: keras.Variable,
+    inputs: tf.Tensor,
+    mask: tf.Tensor | None,
     reverse: bool,
+    kernel: tf.Tensor,
+    recurrent_kernel: tf.Tensor,
+    bias: tf.Tensor,
 ) -> tf.Tensor:
-    """One direction's outputs, `(length, batch_size, units)`.
+    """One direction's outputs, `(length, units, batch_size)`.
 
     Args:
-        steps: `(length, batch_size, dim)`.
-        real: bool, `(length, batch_size)`.
+        inputs: `(batch_size, length, dim)`.
+        mask: `(batch_size, length)`, or None.
+        reverse: start at the last step.
         kernel: `(dim, 4 * units)`; gates in the order input, forget, cell, output.
         recurrent_kernel: `(units, 4 * units)`.
         bias: `(4 * units,)`.
-        reverse: start at the last step.
     """
-    kernel, recurrent_kernel, bias = (tf.convert_to_tensor(weight) for weight in (kernel, recurrent_kernel, bias))
-    projected = tf.einsum("tbd,dg->tbg", steps, kernel) + bias
-    return _recurrence(projected, recurrent_kernel, real, reverse)
+    steps = tf.transpose(inputs, [1, 2, 0])
+    inputs_and_one, weights = [steps, tf.ones_like(steps[:, :1])], [recurrent_kernel, kernel, bias[None]]
+    masked = None
+    if mask is not None:
+        masked = tf.transpose(1 - tf.cast(mask, tf.float32))[:, None, :]
+        # A masked step shuts the input and output gates and opens the forget gate, each by a number so large that the
+        # sigmoid is exactly 0 or 1: the cell state is carried, and the gates' gradients vanish.
+        inputs_and_one.append(tf.cast(masked, steps.dtype))
+        closed_or_open = tf.constant([-_SATURATING, _SATURATING, 0.0, -_SATURATING], steps.dtype)
+        weights.append(tf.repeat(closed_or_open, recurrent_kernel.shape[0])[None])
+    return _recurrence(tf.concat(inputs_and_one, axis=1), tf.transpose(tf.concat(weights, axis=0)), masked, reverse)
 
 
-def _recurrence(projected: tf.Tensor, recurrent_kernel: tf.Tensor, real: tf.Tensor, reverse: bool) -> tf.Tensor:
-    units = recurrent_kernel.shape[0]
-    dtype = projected.dtype
-    length, batch_size = tf.shape(projected)[0], tf.shape(projected)[1]
+def _recurrence(inputs: tf.Tensor, weights: tf.Tensor, masked: tf.Tensor | None, reverse: bool) -> tf.Tensor:
+    """The loop over steps, and its gradient.
 
-    def array(width: int, of: tf.DType) -> tf.TensorArray:
-        return tf.TensorArray(of, length, element_shape=[projected.shape[1], width])
+    Args:
+        inputs: `(length, dim, batch_size)`.
+        weights: `(4 * units, units + dim)`: for the output of the step before, then for the inputs.
+        masked: 1.0 for steps that carry the output over, float32, `(length, 1, batch_size)`; None where none does.
+        reverse: start at the last step.
 
-    def place(number: tf.Tensor) -> tf.Tensor:
-        return length - 1 - number if reverse else number
+    Returns:
+        Outputs in the dtype of the inputs, `(length, units, batch_size)`.
+    """
+    dtype, dim, units = inputs.dtype, inputs.shape[1], weights.shape[0] // 4
+    length, batch_size = tf.shape(inputs)[0], tf.shape(inputs)[2]
+
+    def array(width: int, of: tf.DType = tf.float32) -> tf.TensorArray:
+        return tf.TensorArray(of, length, element_shape=[width, inputs.shape[2]])
+
+    def loop(step: Callable[..., tuple[Any, ...]], *arrays: tf.TensorArray, backwards: bool) -> list[tf.TensorArray]:
+        """Runs `step(time, output, cell)`, which gives the next output and cell, and a value for each array."""
+
+        def body(number: tf.Tensor, output: tf.Tensor, cell: tf.Tensor, *arrays: tf.TensorArray) -> tuple[Any, ...]:
+            time = length - 1 - number if backwards else number
+            output, cell, values = step(time, output, cell)
+            return number + 1, output, cell, *(a.write(time, v) for a, v in zip(arrays, values, strict=True))
+
+        zeros = tf.zeros([units, batch_size])
+        return tf.while_loop(lambda number, *_: number < length, body, (0, zeros, zeros, *arrays))[3:]
 
     @tf.custom_gradient
-    def run(projected: tf.Tensor, recurrent_kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
-        def step(
-            number: tf.Tensor, output: tf.Tensor, cell: tf.Tensor, arrays: tuple[tf.TensorArray, ...]
-        ) -> tuple[Any, ...]:
-            time = place(number)
-            gates = tf.cast(projected[time] + tf.matmul(tf.cast(output, dtype), recurrent_kernel), tf.float32)
-            i, f, g, o = tf.split(gates, 4, axis=1)
+    def run(inputs: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+        def step(time: tf.Tensor, output: tf.Tensor, cell: tf.Tensor) -> tuple[Any, ...]:
+            column = tf.concat([tf.cast(output, dtype), inputs[time]], axis=0)
+            i, f, g, o = (tf.cast(gate, tf.float32) for gate in tf.split(tf.matmul(weights, column), 4))
             i, f, g, o = tf.sigmoid(i), tf.sigmoid(f), tf.tanh(g), tf.sigmoid(o)
-            is_real = real[time][:, None]
             new_cell = f * cell + i * g
-            new_output = tf.where(is_real, o * tf.tanh(new_cell), output)
-            new_cell = tf.where(is_real, new_cell, cell)
-            outputs, cells, all_gates = arrays
-            arrays = (
-                outputs.write(time, tf.cast(new_output, dtype)),
-                cells.write(time, new_cell),
-                all_gates.write(time, tf.concat([i, f, g, o], axis=1)),
-            )
-            return number + 1, new_output, new_cell, arrays
+            squashed = tf.tanh(new_cell)
+            new_output = o * squashed
+            if masked is not None:
+                new_output += output * masked[time]
+            return new_output, new_cell, (tf.cast(new_output, dtype), column, cell, squashed, i, f, g, o)
 
-        zeros = tf.zeros([batch_size, units])
-        arrays = (array(units, dtype), array(units, tf.float32), array(4 * units, tf.float32))
-        arrays = tf.while_loop(lambda number, *_: number < length, step, (0, zeros, zeros, arrays))[-1]
-        outputs, cells, gates = (written.stack() for written in arrays)
+        outputs, columns, *states = loop(
+            step, array(units, dtype), array(units + dim, dtype), *(array(units) for _ in range(6)), backwards=reverse
+        )
+        outputs = outputs.stack()
 
-        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            def before(values: tf.Tensor) -> tf.Tensor:
-                start = tf.zeros_like(values[:1])
-                return tf.concat([values[1:], start] if reverse else [start, values[:-1]], axis=0)
+        def gradient(d_outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            transposed = tf.transpose(weights)
 
-            transposed = tf.transpose(recurrent_kernel)
-            cells_before = before(cells)
-
-            def step(
-                number: tf.Tensor, d_output: tf.Tensor, d_cell: tf.Tensor, d_gates: tf.TensorArray
-            ) -> tuple[Any, ...]:
-                time = place(length - 1 - number)
-                i, f, g, o = tf.split(gates[time], 4, axis=1)
-                is_real = tf.cast(real[time][:, None], tf.float32)
-                d_output += tf.cast(upstream[time], tf.float32)
-                squashed = tf.tanh(cells[time])
-                d_new_output = d_output * is_real
-                d_new_cell = d_cell * is_real + d_new_output * o * (1 - squashed * squashed)
-                d_gate = tf.cast(
-                    tf.concat(
-                        [
-                            d_new_cell * g * i * (1 - i),
-                            d_new_cell * cells_before[time] * f * (1 - f),
-                            d_new_cell * i * (1 - g * g),
-                            d_new_output * squashed * o * (1 - o),
-                        ],
-                        axis=1,
-                    ),
-                    dtype,
+            def step(time: tf.Tensor, d_output: tf.Tensor, d_cell: tf.Tensor) -> tuple[Any, ...]:
+                cell, squashed, i, f, g, o = (state.read(time) for state in states)
+                d_output += tf.cast(d_outputs[time], tf.float32)
+                d_cell += _tanh_gradient(squashed, d_output * o)
+                d_gates = (
+                    _sigmoid_gradient(i, d_cell * g),
+                    _sigmoid_gradient(f, d_cell * cell),
+                    _tanh_gradient(g, d_cell * i),
+                    _sigmoid_gradient(o, d_output * squashed),
                 )
-                d_output += tf.cast(tf.matmul(d_gate, transposed), tf.float32) - d_new_output
-                d_cell = d_new_cell * f + d_cell * (1 - is_real)
-                return number + 1, d_output, d_cell, d_gates.write(time, d_gate)
+                d_gates = tf.concat([tf.cast(gate, dtype) for gate in d_gates], axis=0)
+                d_column = tf.matmul(transposed, d_gates)
+                d_before = tf.cast(d_column[:units], tf.float32)
+                if masked is not None:
+                    d_before += d_output * masked[time]
+                return d_before, d_cell * f, (d_gates, d_column[units:])
 
-            d_gates = tf.while_loop(
-                lambda number, *_: number < length, step, (0, zeros, zeros, array(4 * units, dtype))
-            )[-1].stack()
-            flat = [tf.reshape(values, [-1, values.shape[-1]]) for values in (before(outputs), d_gates)]
-            return d_gates, tf.matmul(flat[0], flat[1], transpose_a=True)
+            d_gates, d_inputs = loop(step, array(4 * units, dtype), array(dim, dtype), backwards=not reverse)
+            # Sums over steps and examples, which stand side by side here.
+            d_gates = tf.reshape(tf.transpose(d_gates.stack(), [1, 0, 2]), [4 * units, -1])
+            all_columns = tf.reshape(tf.transpose(columns.stack(), [0, 2, 1]), [-1, units + dim])
+            return d_inputs.stack(), tf.matmul(d_gates, all_columns)
 
         return outputs, gradient
 
-    return run(projected, recurrent_kernel)
+    return run(inputs, weights)
+
+
+def _sigmoid_gradient(sigmoid: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    return tf.raw_ops.SigmoidGrad(y=sigmoid, dy=upstream)
+
+
+def _tanh_gradient(tanh: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    return tf.raw_ops.TanhGrad(y=tanh, dy=upstream)

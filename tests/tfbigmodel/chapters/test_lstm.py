@@ -188,6 +188,7 @@ def test_bfloat16_computes_in_half_and_gives_float32_logits():
 
 def test_keras_own_fit_learns_the_order_of_tokens():
     """Whether the first token comes again: counts of tokens do not tell."""
+    keras.utils.set_random_seed(0)  # the order in which `fit` shows the examples
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, 8, (256, 5)).astype(np.int32)
     labels = (tokens[:, 0] == tokens[:, 4]).astype(np.int32)
@@ -195,7 +196,7 @@ def test_keras_own_fit_learns_the_order_of_tokens():
     model = network(text_info(class_names=("no", "yes")), units=16, embedding_dim=8)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.02), loss, metrics=["accuracy"])
-    history = model.fit(features, labels, batch_size=32, epochs=25, verbose=0).history
+    history = model.fit(features, labels, batch_size=32, epochs=40, verbose=0).history
     assert history["accuracy"][-1] > 0.95
 
 
