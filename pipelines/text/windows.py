@@ -69,13 +69,13 @@ class Windows:
             place = int(self._place(number))
             document = int(self._documents[place])
             first, last = self._store.bounds(document)
-            # Within [CLS] tokens [SEP] the token `first` has the place 1.
+            # Places within [CLS] tokens [SEP], where the document's first token has the place 1.
             begin = int(number - self._starts[place]) * self._window
-            end = min(begin + self._window, last - first + 1)
-            stop = min(first + end, last)  # what follows is the next document's
-            tokens = self._store.arrays["tokens"][max(first + begin - 1, first) : stop]
-            start = [self._special_ids["start"]] if begin == 0 else []
-            rows.append([*start, *tokens.tolist(), *([self._special_ids["end"]] if end == last - first + 1 else [])])
+            to_end = begin + self._window > last - first
+            stop = last if to_end else first + begin + self._window
+            before = [self._special_ids["start"]] if begin == 0 else []
+            tokens = self._store.arrays["tokens"][first + max(begin - 1, 0) : stop].tolist()
+            rows.append([*before, *tokens, *([self._special_ids["end"]] if to_end else [])])
             characters.append(self._store.arrays["characters"][first + begin : stop].sum(dtype=np.int64))
         return _window_batch(rows, characters, self._special_ids["pad"])
 
