@@ -1,6 +1,7 @@
 """From texts with labels to `Data`: cleaning, division, vocabulary, lengths; what all sources of texts share."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -103,8 +104,14 @@ def text_data(source: TextSource, config: TextConfig) -> Data:
     lengths = token_counts(preprocess, splits["train"].features["text"]) if config.bucket_batches else None
     name = source.label_name
     if source.task == "regression":
-        return regression_data(splits, name, preprocess, inputs, source.normalize_target, config, info, lengths)
-    return classification_data(splits, divided.class_names, name, preprocess, inputs, config, info, lengths)
+        data = regression_data(splits, name, preprocess, inputs, source.normalize_target, config, info, lengths)
+    else:
+        data = classification_data(splits, divided.class_names, name, preprocess, inputs, config, info, lengths)
+    # A vocabulary file that changed gives the same texts other ids.
+    fingerprint = hashlib.sha256(data.info.fingerprint.encode())
+    fingerprint.update("\0".join([*tokenizer.vocabulary, *getattr(tokenizer, "bigrams", ())]).encode())
+    data.info = dataclasses.replace(data.info, fingerprint=fingerprint.hexdigest())
+    return data
 
 
 def divide_texts(source: TextSource, config: TextConfig) -> DividedTexts:
@@ -170,7 +177,9 @@ def token_counts(preprocess: TextPreprocessor, texts: Sequence[bytes]) -> np.nda
     """
     signature = tf.TensorSpec([None], tf.string)
     count = tf.function(
-        lambda text: tf.reduce_sum(preprocess({"text": text})["padding_mask"], axis=1), input_signature=[signature]
+        lambda text: tf.reduce_sum(preprocess({"text": text})["padding_mask"], axis=1),
+        input_signature=[signature],
+        autograph=False,
     )
     chunks = [count(tf.constant(list(texts[i : i + _CHUNK]), tf.string)) for i in range(0, len(texts), _CHUNK)]
     return np.concatenate(chunks) if chunks else np.zeros(0, np.int32)

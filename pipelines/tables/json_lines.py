@@ -43,9 +43,22 @@ def _objects(path: Path, encoding: str) -> Iterator[tuple[dict[str, Any], int]]:
                 raise UserError(f"{path} line {line} has the key {error} twice; rename one of them") from error
             except RecursionError:
                 raise UserError(f"{path} line {line} is nested too deeply to be a row of a table") from None
+            if "\\ud" in text or "\\uD" in text:
+                _check_surrogates(value, path, line)
             if not isinstance(value, dict):
                 raise UserError(f'{path} line {line} is no JSON object; {{"column": value, …}} was expected')
             yield value, line
+
+
+def _check_surrogates(value: Any, path: Path, line: int) -> None:
+    """Refuses half a surrogate pair, which JSON can write and no text can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):x}"
+        raise UserError(
+            f"{path} line {line} has {half} without its other half (a text that was cut inside a character); remove it"
+        ) from None
 
 
 class _DuplicateKeyError(Exception):

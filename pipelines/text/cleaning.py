@@ -176,7 +176,7 @@ def _without_html(text: tf.Tensor) -> tf.Tensor:
 
 
 def _without_entities(text: tf.Tensor) -> tf.Tensor:
-    """Each entity as its character, those of HTML 4 and numbers; other names stay."""
+    """Each entity as its characters, by name or number; unknown names stay."""
     # Cut at the entities, so that each of them is an element of its own, then put together again.
     text = tf.strings.regex_replace(text, r"\x00", "")
     marked = tf.strings.regex_replace(text, f"({_ENTITY})", f"{_NUL}\\1{_NUL}")
@@ -212,9 +212,8 @@ def _characters_of(entities: tf.Tensor) -> tf.Tensor:
 
 @functools.cache
 def _named_entities() -> tuple[list[str], np.ndarray, list[str]]:
-    """The entities of HTML 4 and `&apos;`, in the order of their hashes; the hashes; their characters."""
-    known = {f"&{name};": chr(code_point) for name, code_point in html.entities.name2codepoint.items()}
-    known["&apos;"] = "'"
+    """The entities of HTML in the order of their hashes; the hashes; their characters."""
+    known = {f"&{name}": characters for name, characters in html.entities.html5.items() if name.endswith(";")}
     with tf.init_scope():
         hashes = tf.strings.to_hash_bucket_fast(list(known), 2**62).numpy()
     order = np.argsort(hashes)

@@ -77,6 +77,8 @@ class TextPreprocessor(tf.Module):
         """Nothing: clients call the input what it is called here."""
         return {}
 
+    # Nothing here is for AutoGraph to rewrite, which would take seconds.
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Maps `text`, string `(batch_size,)`, to the model's inputs."""
         if set(raw) != {"text"}:

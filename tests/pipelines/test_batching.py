@@ -8,10 +8,14 @@ import pytest
 import tensorflow as tf
 
 from pipelines import MemoryData, batches
-from pipelines.config import BatchingConfig
-from pipelines.data import Examples
+from pipelines.config import BatchingConfig, CleaningConfig, TextConfig
+from pipelines.data import DatasetInfo, Examples
 from pipelines.errors import UserError
 from pipelines.sources.arrays import image_data
+from pipelines.sources.texts import token_counts
+from pipelines.text.characters import CharacterTokenizer
+from pipelines.text.preprocess import TextPreprocessor
+from pipelines.text.tokenizer import SPECIAL_TOKENS
 
 NUM_TRAIN, NUM_TEST = 103, 37
 
@@ -223,3 +227,103 @@ def test_every_epoch_and_seed_has_an_order_of_its_own() -> None:
     first = [np.argsort(np.concatenate(numbers(data.train(epoch=epoch)))) for epoch in range(40)]
     correlations = [np.corrcoef(a, b)[0, 1] for a, b in itertools.pairwise(first)]
     assert abs(np.mean(correlations)) < 4 / np.sqrt(len(first[0]) * len(correlations))
+
+
+# --- batches of similar length
+
+NUM_TEXTS, TEXT_BATCH = 211, 8
+
+
+def texts_like(num: int, longest: int = 60) -> Examples:
+    """Texts "a…a" of different lengths; row i has label i % 2, and its number is what is found in `rows`."""
+    lengths = np.random.default_rng(0).integers(1, longest, num)
+    texts = np.array([b"a" * length for length in lengths], object)
+    return Examples({"text": texts}, np.arange(num, dtype=np.float32), "made up", np.arange(num))
+
+
+def make_texts(bucket_batches: int = 5, **options) -> MemoryData:
+    tokenizer = CharacterTokenizer([*SPECIAL_TOKENS.values(), "a"])
+    preprocess = TextPreprocessor(tokenizer, 64, "plain", CleaningConfig())
+    splits = {"train": texts_like(NUM_TEXTS), "validation": texts_like(9), "test": texts_like(37)}
+    info = DatasetInfo("regression", dict.fromkeys(preprocess.input_names, (None,)), {}, {})
+    config = TextConfig(batch_size=TEXT_BATCH, bucket_batches=bucket_batches, **options)
+    return MemoryData(info, preprocess, splits, config, token_counts(preprocess, splits["train"].features["text"]))
+
+
+def text_numbers(dataset: tf.data.Dataset) -> list[list[int]]:
+    return [element[1].numpy().astype(int).tolist() for element in dataset]
+
+
+def lengths_of(dataset: tf.data.Dataset) -> list[np.ndarray]:
+    return [element[0]["padding_mask"].numpy().sum(axis=1) for element in dataset]
+
+
+@pytest.mark.parametrize("bucket_batches", [1, 4, 5, 26, 1000])
+def test_bucketed_epochs_show_every_example_once_at_most(bucket_batches: int) -> None:
+    data = make_texts(bucket_batches)
+    assert data.steps_per_epoch == 26
+    shown = np.concatenate(text_numbers(data.train(2)))
+    assert len(shown) == len(set(shown)) == 208
+    plain = make_texts(0)
+    for window in range(0, 26, bucket_batches):
+        # A window holds the same examples as it would without buckets.
+        rows = slice(window * TEXT_BATCH, min(window + bucket_batches, 26) * TEXT_BATCH)
+        assert set(shown[rows]) == set(np.concatenate(text_numbers(plain.train(2)))[rows])
+
+
+def test_batches_are_of_similar_length() -> None:
+    def spread(data: MemoryData) -> float:
+        return float(np.mean([np.ptp(lengths) for lengths in lengths_of(data.train())]))
+
+    assert spread(make_texts(26)) < 4
+    assert spread(make_texts(5)) < 15
+    assert spread(make_texts(0)) > 40
+    for features, _ in make_texts(26).train():
+        longest = int(features["padding_mask"].numpy().sum(axis=1).max())
+        assert features["token_ids"].shape == (8, -(-longest // 8) * 8)
+
+
+def test_long_and_short_batches_come_in_random_order() -> None:
+    data = make_texts(26)
+    means = np.array([[lengths.mean() for lengths in lengths_of(data.train(epoch))] for epoch in range(12)])
+    assert len({tuple(np.argsort(row)) for row in means}) == 12
+    correlations = [np.corrcoef(row, np.arange(26))[0, 1] for row in means]
+    assert abs(np.mean(correlations)) < 4 / np.sqrt(26 * 12)
+
+
+def test_bucketed_epochs_differ_and_repeat_themselves() -> None:
+    data, again = make_texts(shuffle_seed=5), make_texts(shuffle_seed=5)
+    first = text_numbers(data.train(0))
+    assert first == text_numbers(again.train(0))
+    assert first != text_numbers(data.train(1))
+    assert first != text_numbers(make_texts(shuffle_seed=6).train(0))
+
+
+def test_a_bucketed_epoch_can_start_anywhere() -> None:
+    data = make_texts()
+    whole = text_numbers(data.train(epoch=3, epochs=2))
+    for step in (0, 1, 4, 5, 25, 26):
+        assert text_numbers(data.train(epoch=3, step=step, epochs=2)) == whole[step:]
+
+
+@pytest.mark.parametrize(("workers", "replicas"), [(1, 2), (2, 2), (2, 4)])
+def test_replicas_together_see_the_bucketed_batch_of_one_process(workers: int, replicas: int) -> None:
+    data = make_texts()
+    shards = [text_numbers(data.train(1, 7, context(worker, workers, replicas))) for worker in range(workers)]
+    local = replicas // workers
+    joined = [
+        [row for shard in shards for element in shard[s * local : (s + 1) * local] for row in element]
+        for s in range(len(shards[0]) // local)
+    ]
+    assert joined == text_numbers(data.train(1, 7))
+
+
+def test_without_shuffling_there_are_no_buckets() -> None:
+    assert np.concatenate(text_numbers(make_texts(shuffle=False).train())).tolist() == list(range(208))
+
+
+def test_bucketed_batches_have_static_rows() -> None:
+    features, _ = make_texts().train().element_spec
+    assert features["token_ids"] == tf.TensorSpec([8, None], tf.int32)
+    assert make_texts().train(input_context=context(0, 2, 2)).element_spec[0]["token_ids"].shape[0] == 4
+    assert make_texts().train(step=2).cardinality() == 24

@@ -1,6 +1,7 @@
 """Division of examples: complete, seeded, stratified, and fixed for all time."""
 
 import hashlib
+import itertools
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines.config import SplitConfig
 from pipelines.errors import UserError
-from pipelines.splits import divide
+from pipelines.splits import divide, draw
 
 
 def division(num: int, config: SplitConfig, classes: np.ndarray | None = None, **options) -> dict[str, np.ndarray]:
@@ -85,3 +86,22 @@ def test_a_class_too_small_is_named() -> None:
 def test_an_empty_split_is_named() -> None:
     with pytest.raises(UserError, match=r"the test split would be empty: data.split.test is 0.01 and there are 20"):
         division(20, SplitConfig(test=0.01))
+
+
+@pytest.mark.parametrize("wanted", [5, 6, 50, 103, 200])
+def test_a_draw_keeps_the_shares_of_the_classes(wanted: int) -> None:
+    classes = np.repeat(np.arange(5), [100, 50, 40, 9, 1])
+    drawn = draw(200, wanted, 3, origin="file", key="data.train_examples", classes=classes)
+    assert len(set(drawn.tolist())) == wanted
+    assert (np.diff(drawn) > 0).all()
+    counts = np.bincount(classes[drawn], minlength=5)
+    assert (counts >= 1).all()
+    if wanted >= 50:
+        np.testing.assert_allclose(counts, np.bincount(classes) * wanted / 200, atol=2)
+
+
+def test_a_smaller_draw_is_a_part_of_a_larger_one() -> None:
+    draws = [set(draw(100, wanted, 3, origin="file", key="k").tolist()) for wanted in (1, 10, 99, 100)]
+    assert all(first < second for first, second in itertools.pairwise(draws))
+    assert draw(100, 10, 3, origin="f", key="k").tolist() != draw(100, 10, 4, origin="f", key="k").tolist()
+    assert draw(20, 5, 3, origin="f", key="k").tolist() == [5, 8, 10, 16, 18], "fixed for all time"

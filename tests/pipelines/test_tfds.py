@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import pipelines
 from pipelines.config import TfdsConfig
@@ -82,10 +83,34 @@ class MadeUnlabelled(MadeImages, skip_registration=True):
         return {"image": image(i), "label": i % 2 if i < 100 else -1}
 
 
+class MadeReviews(_Made, skip_registration=True):
+    """As imdb_reviews."""
+
+    columns = {"label": tfds.features.ClassLabel(names=["neg", "pos"]), "text": tfds.features.Text()}
+    supervised = ("text", "label")
+
+    def example(self, i: int) -> dict:
+        return {"text": f"{'good' if i % 2 else 'bad'}<br />书 {i}", "label": i % 2}
+
+
+class MadePhrases(_Made, skip_registration=True):
+    """As glue/sst2, and one text more."""
+
+    columns = {
+        "idx": tfds.features.Scalar(np.int32),
+        "label": tfds.features.ClassLabel(names=["negative", "positive"]),
+        "sentence": tfds.features.Text(),
+        "title": tfds.features.Text(),
+    }
+
+    def example(self, i: int) -> dict:
+        return {"idx": i, "label": i % 2, "sentence": f"phrase {i}", "title": b"\xff" if i == 3 else f"title {i}"}
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tfds")
-    for builder in (MadeImages, MadeNumbers, MadeSizes, MadeUnlabelled):
+    for builder in (MadeImages, MadeNumbers, MadeSizes, MadeUnlabelled, MadeReviews, MadePhrases):
         builder(data_dir=folder).download_and_prepare()
     return folder
 
@@ -129,6 +154,35 @@ def test_numbers_become_a_table(load: Callable) -> None:
     np.testing.assert_allclose(features[:, 0], (ages - ages.mean()) / ages.std(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(features[:, 2], -features[:, 0], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(train.labels, (ages.astype(int) + 1) % 2)
+
+
+def test_texts_come_with_their_declared_classes(load: Callable) -> None:
+    data = load("made_reviews", cleaning={"html": True}, tokenizer={"kind": "words", "min_count": 1})
+    assert data.info.class_names == ("neg", "pos")
+    assert dict(data.info.counts) == {"train": 36, "validation": 4, "test": 16}
+    assert data.info.text.cleaning["html"] == 56
+    test = data.examples("test")
+    assert test.origin == "tfds made_reviews/1.2.3 test"
+    for text, label in zip(test.features["text"], test.labels, strict=True):
+        assert text.decode().startswith("good<br />书" if label else "bad<br />书")
+    features, _ = next(iter(data.train()))
+    tokens = data.preprocess.tokenizer.detokenize(tf.RaggedTensor.from_tensor(features["token_ids"], padding=0))
+    assert all(text.decode().split("书")[0] in ("good", "bad") for text in tokens.numpy())
+
+
+def test_one_of_several_features_can_be_the_text(load: Callable) -> None:
+    data = load("made_phrases", label="label", text="sentence")
+    assert data.info.class_names == ("negative", "positive")
+    assert all(text.startswith(b"phrase ") for text in data.examples("train").features["text"])
+    assert load("made_phrases", label="label", text="title").info.text.cleaning["invalid_utf8"] == 1
+    targets = load("made_phrases", label="idx", text="title", task="regression").examples("test")
+    assert [f"title {int(target)}".encode() for target in targets.labels] == targets.features["text"].tolist()
+    assert load("made_numbers", label="survived", text="name").info.class_names == ("7", "10")
+
+
+def test_an_empty_text_is_named_by_its_example(load: Callable) -> None:
+    with pytest.raises(UserError, match=r"tfds made_reviews/1.2.3 train example \d+: the text is empty after cleaning"):
+        load("made_reviews", cleaning={"html": True, "stop_words": ["bad", "书", *map(str, range(40))]})
 
 
 def test_regression_on_numbers(load: Callable, prepared: Path, tmp_path: Path) -> None:
