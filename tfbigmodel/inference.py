@@ -120,12 +120,15 @@ def _answers(
     }
 
 
-def load_inference(workdir: Workdir, threshold: float | None = None) -> tuple[InferenceModule, Checkpoint]:
+def load_inference(
+    workdir: Workdir, threshold: float | None = None, config: RunConfig | None = None
+) -> tuple[InferenceModule, Checkpoint]:
     """A trained run as one module from raw input to answer.
 
     Args:
         workdir: a trained run.
         threshold: the decision threshold for two classes; the configuration's where None.
+        config: the run's configuration, where it shall answer in another way than it says there.
 
     Returns:
         The module, and the checkpoint that its weights are from.
@@ -135,7 +138,7 @@ def load_inference(workdir: Workdir, threshold: float | None = None) -> tuple[In
     """
     from tfbigmodel.model import load_trained
 
-    config, info = workdir.config(), workdir.info()
+    config, info = config or workdir.config(), workdir.info()
     model, checkpoint = load_trained(workdir)
     threshold = config.evaluation.threshold if threshold is None else threshold
     check_threshold(threshold, info)

@@ -6,7 +6,7 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,25 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pipelines.data import DatasetInfo
+    from tfbigmodel.config import RunConfig
 
 _EPILOG = """examples:
   python -m tfbigmodel.predict --workdir runs/table --input customers.csv --output answers.csv
   python -m tfbigmodel.predict --workdir runs/dense --image seven.png three.png
   python -m tfbigmodel.predict --workdir runs/lstm --text 我喜欢这本书 这本书很糟糕
+  python -m tfbigmodel.predict --workdir runs/generator --text 这家酒店 --temperature 0.8 --top_k 20 --seed 7
 """
+
+# Flags of a text_generator run: the fields of its model.sampling.
+_SAMPLING = {
+    "max_new_tokens": (int, "tokens to write at most"),
+    "temperature": (float, "below 1 likelier tokens, above 1 more variety; 0: the likeliest always"),
+    "top_k": (int, "choose among so many of the likeliest tokens; 0: all"),
+    "top_p": (float, "choose among the likeliest tokens that have this probability together"),
+    "repetition_penalty": (float, "above 1: tokens that have occurred become less likely"),
+    "num_beams": (int, "above 1: beam search, which does not sample"),
+    "seed": (int, "fixes what is drawn"),
+}
 
 
 def predict(
@@ -34,6 +47,7 @@ def predict(
     threshold: float | None = None,
     all_probabilities: bool = False,
     texts: Sequence[str] = (),
+    sampling: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """A trained run's answers, in the order of the input.
 
@@ -44,10 +58,12 @@ def predict(
         threshold: the decision threshold for two classes; the configuration's where None.
         all_probabilities: a column `probability_<class>` for each class, too.
         texts: texts, for a run on texts.
+        sampling: how a text_generator run writes: fields of `model.sampling`, where they differ from the run's.
 
     Returns:
         One row for each example: the input's columns as text (`image`, the path, for images; `text` for texts), then
-        `prediction` and, for classification, `probability`, that of the predicted class (float32).
+        `prediction` (a text_generator's: how the text goes on) and, for classification, `probability`, that of the
+        predicted class (float32).
 
     Raises:
         UserError: the run is not trained, or an example does not fit it; the message says which.
@@ -64,7 +80,7 @@ def predict(
 
     run = Workdir(Path(workdir))
     config, info = run.config(), run.info()
-    module, _ = load_inference(run, threshold)
+    module, _ = load_inference(run, threshold, with_sampling(config, sampling) if sampling else None)
     if input_file is not None:
         path = Path(input_file)
         frame = pipelines.read_table(path, config.data)
@@ -80,6 +96,28 @@ def predict(
         if name in frame.columns:
             raise UserError(f"{input_file}: it has a column {name} already, where the answer would go; rename it")
     return frame.assign(**answers)
+
+
+def with_sampling(config: RunConfig, sampling: Mapping[str, float]) -> RunConfig:
+    """A text_generator's configuration with other values in `model.sampling`.
+
+    Raises:
+        UserError: it is another chapter's, or a value is unknown or out of range.
+    """
+    from pydantic import ValidationError
+
+    from tfbigmodel.chapters.text_generator import SamplingConfig, TextGeneratorConfig
+    from tfbigmodel.config_errors import explain
+
+    model = config.model
+    if not isinstance(model, TextGeneratorConfig):
+        raise UserError(f"{', '.join(sampling)}: this is how a text_generator writes, and the run is a {model.chapter}")
+    values = {**model.sampling.model_dump(), **sampling}
+    try:
+        chosen = SamplingConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(explain(error, values, SamplingConfig)) from error
+    return config.model_copy(update={"model": model.model_copy(update={"sampling": chosen})})
 
 
 def answer_columns(outputs: dict[str, np.ndarray], info: DatasetInfo, all_probabilities: bool) -> dict[str, Any]:
@@ -119,10 +157,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     what.add_argument("--text", dest="texts", nargs="+", default=[], help="texts, one answer each")
     parser.add_argument(
         "--output",
-        help="a .csv or .jsonl file (default: standard output, as JSON Lines, or label, probability, text for --text)",
+        help="a .csv or .jsonl file (default: standard output, as JSON Lines, or answer and text for --text)",
     )
     parser.add_argument("--threshold", type=float, help="two classes: see evaluate --help")
     parser.add_argument("--all_probabilities", action="store_true", help="one column for each class")
+    writing = parser.add_argument_group("how a text_generator writes (default: the run's model.sampling)")
+    for name, (kind, text) in _SAMPLING.items():
+        writing.add_argument(f"--{name}", type=kind, help=text)
     return run_command(parser, _act, argv)
 
 
@@ -136,6 +177,9 @@ def _act(arguments: argparse.Namespace) -> None:
         raise UserError(f"--output: {output} is the input; choose another file")
     if arguments.threshold is not None and not 0.0 < arguments.threshold < 1.0:
         raise UserError(f"--threshold: expected a number between 0 and 1, received {arguments.threshold}")
+    sampling = {name: getattr(arguments, name) for name in _SAMPLING if getattr(arguments, name) is not None}
+    if sampling:
+        with_sampling(config, sampling)  # a wrong value is told at once
     import_tensorflow()
     frame = predict(
         run.path,
@@ -144,6 +188,7 @@ def _act(arguments: argparse.Namespace) -> None:
         arguments.threshold,
         arguments.all_probabilities,
         arguments.texts,
+        sampling,
     )
     encoding = getattr(config.data, "encoding", "utf-8")
     if output is None and arguments.texts:
@@ -168,7 +213,7 @@ def _act(arguments: argparse.Namespace) -> None:
 
 
 def _text_lines(frame: pd.DataFrame) -> Iterator[str]:
-    """One line for each text: label, probability, text, with tabs between them."""
+    """One line for each text: label, probability, text, or what was written and the prompt; with tabs between them."""
     from tfbigmodel.evaluation.text import printable
 
     columns = [name for name in frame.columns if name != "text"]

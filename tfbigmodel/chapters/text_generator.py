@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from pipelines.config import Section
 from pipelines.errors import UserError
@@ -14,8 +15,10 @@ from tfbigmodel.chapters.presets import check_vocabulary, find_preset, load_into
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
     from pipelines.data import DatasetInfo
+    from pipelines.text.preprocess import TextPreprocessor
     from tfbigmodel.config import RunConfig
     from tfbigmodel.tasks import Task
 
@@ -26,16 +29,17 @@ class SamplingConfig(Section):
     """How the next token is chosen where a request does not say."""
 
     max_new_tokens: PositiveInt = 50
-    """Tokens to write at most; less where the text ends before."""
-    temperature: NonNegativeFloat = 1.0
+    """Tokens to write at most; less where the text ends before. Prompt and new tokens together are no more than
+    `data.tokenizer.sequence_length`: the prompt is cut from the left, and no more tokens than that are written."""
+    temperature: Annotated[float, Field(ge=0.0, le=100.0)] = 1.0
     """Logits are divided by it; 0 takes the likeliest token always (greedy)."""
     top_k: NonNegativeInt = 0
     """Choose among so many of the likeliest tokens; 0 for all (Fan et al., 2018)."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Choose among the likeliest tokens that have this probability together (Holtzman et al., 2020)."""
-    num_beams: PositiveInt = 1
+    num_beams: Annotated[int, Field(ge=1, le=16)] = 1
     """Above 1: beam search, which does not sample."""
-    repetition_penalty: PositiveFloat = 1.0
+    repetition_penalty: Annotated[float, Field(ge=0.1, le=10.0)] = 1.0
     """Above 1 makes tokens that have occurred less likely (Keskar et al., "CTRL", 2019)."""
     seed: NonNegativeInt = 0
     """Fixes what is drawn."""
@@ -217,3 +221,23 @@ def load_pretrained(model: keras.Model, config: TextGeneratorConfig, info: Datas
     assert info.text is not None, "task() has refused data that is no text"
     preset = read_preset(find_preset(config.encoder_preset, key=_PRESET), _PRESET)
     return load_into(model.get_layer("backbone"), preset, info.text.vocabulary_size)
+
+
+def inference_functions(
+    model: keras.Model, preprocess: TextPreprocessor, info: DatasetInfo, config: TextGeneratorConfig
+) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
+    """What `predict` calls and what is exported: `serving_default` and `generate`, from text to text.
+
+    Args:
+        model: with the weights to write with.
+        preprocess: the preprocessor it was trained with.
+        info: the data's vocabulary and length.
+        config: the `model` section, with `sampling` for requests that do not say how.
+
+    Returns:
+        See `tfbigmodel.generation.serving.signatures`.
+    """
+    from tfbigmodel.generation.serving import signatures
+
+    assert info.text is not None, "task() has refused data that is no text"
+    return signatures(model, preprocess, info.text, config.sampling.model_dump())
