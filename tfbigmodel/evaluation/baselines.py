@@ -57,7 +57,7 @@ def baselines(
     test_inputs, test_labels = np.asarray(test_inputs), np.asarray(test_labels)
     width = max(1, train_inputs.shape[1])
     limit = max(2, min(max_examples, _MAX_VALUES // width, _MAX_PRODUCTS // (width * max(1, len(class_names)))))
-    sample = _sample(train_labels, task == "classification", limit, seed)
+    sample = sampled_rows(train_labels, task == "classification", limit, seed)
     inputs, labels = train_inputs[sample].astype(np.float32), train_labels[sample]
     test_inputs = test_inputs.astype(np.float32)
     if task == "regression":
@@ -66,12 +66,13 @@ def baselines(
             "ridge_regression": _ridge_regression(inputs, labels, test_inputs, test_labels),
         }
     return {
-        "majority_class": _majority_class(train_labels, test_labels, class_names),
-        "logistic_regression": _logistic_regression(inputs, labels, test_inputs, test_labels, class_names, seed),
+        "majority_class": majority_class(train_labels, test_labels, class_names),
+        "logistic_regression": logistic_regression(inputs, labels, test_inputs, test_labels, class_names, seed),
     }
 
 
-def _sample(labels: NDArray[Any], stratify: bool, limit: int, seed: int) -> NDArray[np.int64]:
+def sampled_rows(labels: NDArray[Any], stratify: bool, limit: int, seed: int) -> NDArray[np.int64]:
+    """The indices of at most `limit` rows, with each class's share kept where `stratify`."""
     from sklearn.utils import resample
 
     indices = np.arange(len(labels))
@@ -80,31 +81,51 @@ def _sample(labels: NDArray[Any], stratify: bool, limit: int, seed: int) -> NDAr
     return resample(indices, n_samples=limit, replace=False, random_state=seed, stratify=labels if stratify else None)
 
 
-def _majority_class(labels: NDArray[Any], test_labels: NDArray[Any], class_names: Sequence[str]) -> Metrics:
+def majority_class(labels: NDArray[Any], test_labels: NDArray[Any], class_names: Sequence[str]) -> Metrics:
+    """The metrics of predicting the classes' shares in `labels` for every one of `test_labels`."""
     shares = np.bincount(labels, minlength=len(class_names)) / len(labels)
     probabilities = np.tile(shares, (len(test_labels), 1))
     return _headline(test_labels, probabilities, class_names) | {"train_examples": len(labels)}
 
 
-def _logistic_regression(
-    inputs: NDArray[np.float32],
+def logistic_regression(
+    inputs: Any,
     labels: NDArray[Any],
-    test_inputs: NDArray[np.float32],
+    test_inputs: Any,
     test_labels: NDArray[Any],
     class_names: Sequence[str],
     seed: int,
+    scaled: bool = True,
+    strengths: Sequence[float] = _STRENGTHS,
 ) -> Metrics:
+    """Fits a logistic regression and measures it.
+
+    Args:
+        inputs: float32, `(num_train, num_inputs)`, an array or a sparse matrix.
+        labels: class indices, `(num_train,)`.
+        test_inputs: `(num_test, num_inputs)`.
+        test_labels: `(num_test,)`.
+        class_names: the classes' names.
+        seed: fixes the part of the training examples that is held out to choose the regularisation on.
+        scaled: bring each column to mean 0 and standard deviation 1 first.
+        strengths: inverse regularisation strengths to choose from; the first one where there is too little to choose
+            on.
+
+    Returns:
+        The headline metrics with `train_examples` and perhaps a `note`; a `note` only where it could not be fitted.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     if len(np.unique(labels)) < 2:
         return {"note": "not fitted: the training examples are all of one class"}
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS))
+    scaling = [StandardScaler()] if scaled else []
+    model = make_pipeline(*scaling, LogisticRegression(max_iter=_ITERATIONS))
     with warnings.catch_warnings():
         # That it did not converge is said in the note; many classes in a small sample are what it was asked for.
         warnings.simplefilter("ignore", UserWarning)
-        model[-1].C = _strength(model, inputs, labels, seed)
+        model[-1].C = _strength(model, strengths, inputs, labels, seed)
         model.fit(inputs, labels)
     # A class that no training example shows has no column of its own: its probability is 0.
     probabilities = np.zeros((len(test_labels), len(class_names)))
@@ -115,7 +136,7 @@ def _logistic_regression(
     return result
 
 
-def _strength(model: Any, inputs: NDArray[np.float32], labels: NDArray[Any], seed: int) -> float:
+def _strength(model: Any, strengths: Sequence[float], inputs: Any, labels: NDArray[Any], seed: int) -> float:
     """The regularisation that does best on a fifth of the sample that is held out; a fixed one is no fair rival."""
     from sklearn.base import clone
     from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
@@ -123,10 +144,10 @@ def _strength(model: Any, inputs: NDArray[np.float32], labels: NDArray[Any], see
     # Where a class has so few examples, the part held out may lack it, and says little in any case.
     counts = np.bincount(labels)
     if counts[counts > 0].min() < 10:
-        return _STRENGTHS[0]
+        return strengths[0]
     search = GridSearchCV(
         clone(model),
-        {"logisticregression__C": _STRENGTHS},
+        {"logisticregression__C": list(strengths)},
         scoring="neg_log_loss",
         cv=StratifiedShuffleSplit(n_splits=1, test_size=0.2, random_state=seed),
         refit=False,

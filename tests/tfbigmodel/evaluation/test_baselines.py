@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes, load_digits
 
-from tfbigmodel.evaluation.baselines import _sample, baselines
+from tfbigmodel.evaluation.baselines import baselines, sampled_rows
 from tfbigmodel.evaluation.metrics import classification_metrics, regression_metrics
 
 
@@ -57,7 +57,7 @@ def test_uses_a_stratified_sample_of_the_seed():
     first = baselines(*arguments, max_examples=100)
     assert first["logistic_regression"]["train_examples"] == 100
     assert first["majority_class"]["train_examples"] == 1000
-    assert np.bincount(labels[_sample(labels, True, 100, 42)]).tolist() == [90, 9, 1]
+    assert np.bincount(labels[sampled_rows(labels, True, 100, 42)]).tolist() == [90, 9, 1]
     assert baselines(*arguments, max_examples=100) == first
     assert baselines(*arguments, max_examples=100, seed=1) != first
 
