@@ -1,6 +1,7 @@
 """A corpus from its files to token ids on disk: cleaned once, divided into sentences, cut into tokens once."""
 
 import hashlib
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -146,9 +147,8 @@ def token_type(vocabulary_size: int) -> Any:
 def sentences_of(texts: Store, document: int) -> Iterator[bytes]:
     """The sentences of a document, UTF-8."""
     bounds = texts.sentence_bounds(document)
-    first, last = texts.bounds(document)
-    content = texts.arrays["text"][first:last].tobytes()
-    for start, end in zip(bounds[:-1] - first, bounds[1:] - first, strict=True):
+    content = texts.arrays["text"][bounds[0] : bounds[-1]].tobytes()
+    for start, end in itertools.pairwise((bounds - bounds[0]).tolist()):
         yield content[start:end]
 
 
@@ -218,6 +218,8 @@ class _TokenSizes:
         row = np.repeat(np.arange(len(lengths)), lengths)
         own = self._lengths[ids]
         left = characters - _row_sums(own, lengths)
+        if not left.any():
+            return np.minimum(own, _LARGEST_COUNT)
         unknown = (ids == self._unknown).astype(np.int64)
         weights = np.where(_row_sums(unknown, lengths)[row] > 0, unknown, self._begins[ids].astype(np.int64))
         # A sentence cut within a word has no beginning; one whose accents were removed is shorter than its tokens.
@@ -239,7 +241,9 @@ def _spread(amounts: np.ndarray, weights: np.ndarray, lengths: np.ndarray) -> np
 
 
 def _row_sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    sums: np.ndarray = np.bincount(np.repeat(np.arange(len(lengths)), lengths), values, len(lengths)).astype(np.int64)
+    running = np.concatenate([[0], np.cumsum(values)])
+    ends = np.cumsum(lengths)
+    sums: np.ndarray = running[ends] - running[ends - lengths]
     return sums
 
 

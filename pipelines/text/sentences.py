@@ -8,11 +8,8 @@ COMMA_CHARACTERS = 10
 
 _CLOSING = "”’」』）】》〉\"')\\]"
 # A full stop ends a sentence where a space follows, but not after a single letter (J. Smith, e.g. this) or a title.
-_END = re.compile(
-    rf"[。！？!?…；;｡]+[{_CLOSING}。！？!?…；;｡]*\s*"
-    rf"|(?<!\b[A-Za-z])(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bvs)\.+[{_CLOSING}]*(?:\s+|$)"
-    r"|\s*\n\s*"
-)
+_ABBREVIATION = "".join(rf"(?<!\b{word}\.)" for word in ("[A-Za-z]", "Mr", "Mrs", "Ms", "Dr", "vs"))
+_END = re.compile(rf"[。！？!?…；;｡]+[{_CLOSING}。！？!?…；;｡]*\s*|\.+{_ABBREVIATION}[{_CLOSING}]*(?:\s+|$)|\n\s*")
 _COMMA = re.compile(rf"(?:，|(?<!\d),|,(?!\d))+[{_CLOSING}，,]*\s*")
 _WORD = re.compile(r"\w")
 
