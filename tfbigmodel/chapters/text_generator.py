@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from pipelines.data import DatasetInfo
+    from pipelines.data import Data, DatasetInfo, Split
     from pipelines.text.preprocess import TextPreprocessor
     from tfbigmodel.config import RunConfig
     from tfbigmodel.tasks import Task
@@ -241,3 +241,16 @@ def inference_functions(
 
     assert info.text is not None, "task() has refused data that is no text"
     return signatures(model, preprocess, info.text, config.sampling.model_dump())
+
+
+def baselines(data: Data, split: Split, config: TextGeneratorConfig) -> dict[str, dict[str, Any]]:
+    """An interpolated model of the last two tokens, on the same tokens.
+
+    Args:
+        data: the splits.
+        split: what the network was measured on.
+        config: the `model` section.
+    """
+    from tfbigmodel.evaluation.ngram import ngram_baseline
+
+    return {"interpolated_3_gram": ngram_baseline(data, split)}
