@@ -69,7 +69,7 @@ class CleaningConfig(Section):
     urls: bool = False
     """Remove web addresses."""
     control_characters: bool = True
-    """Remove control and zero-width characters; tabs and line breaks become spaces."""
+    """Remove control and zero-width characters; tabs, line breaks and special spaces become ordinary spaces."""
     full_width: bool = False
     """Write full-width letters, digits and punctuation as the ordinary ones: Ａ１！ → A1!."""
     stop_words: list[str] = []

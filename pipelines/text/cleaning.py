@@ -222,7 +222,8 @@ def _named_entities() -> tuple[list[str], np.ndarray, list[str]]:
 
 
 def _without_control_characters(text: tf.Tensor) -> tf.Tensor:
-    text = tf.strings.regex_replace(text, r"\r\n|[\t\n\v\f\r\x{85}\x{2028}\x{2029}]", " ")
+    # Every space that Unicode knows: KerasHub would take a no-break or an ideographic one for a letter.
+    text = tf.strings.regex_replace(text, r"\r\n|[\t\n\v\f\r\x{85}\p{Z}]", " ")
     return tf.strings.regex_replace(text, r"[\p{Cc}\p{Cf}]", "")
 
 

@@ -64,6 +64,7 @@ def test_urls(text: str, expected: str) -> None:
 
 def test_control_characters() -> None:
     assert cleaned("a\tb\r\nc\nd\u2028e\x85f", control_characters=True) == "a b c d e f"
+    assert cleaned("a\u3000b\xa0c  d\u2009e", control_characters=True) == "a b c  d e"
     assert cleaned("a\u200bb\ufeffc\x00d\u00ade\u202ef", control_characters=True) == "abcdef"
 
 

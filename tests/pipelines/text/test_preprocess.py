@@ -1,6 +1,8 @@
 """The text preprocessor: rows of every packing, bounds, any bytes, and the same numbers wherever it runs."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +121,28 @@ def test_eager_data_and_served_rows_are_equal(
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values)
         np.testing.assert_array_equal(next(iter(dataset))[name], values)
+
+
+SERVE = """
+import sys, numpy as np, tensorflow as tf
+if sys.argv[2] == "wordpiece":
+    import tensorflow_text
+texts = [line.encode().decode("unicode_escape").encode("latin-1") for line in sys.argv[3:]]
+found = tf.saved_model.load(sys.argv[1]).signatures["serving_default"](text=tf.constant(texts))
+print(found["token_ids"].numpy().tolist(), "keras" in sys.modules and "keras_hub" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("kind", ["characters", "wordpiece"])
+def test_a_fresh_process_serves_the_same_rows(make: Callable, kind: str, served: Callable, tmp_path: Path) -> None:
+    preprocess = preprocessor(make, kind)
+    texts = ["Good books,书!".encode(), b"\xff a", b""]
+    served(preprocess)
+    escaped = [text.decode("latin-1").encode("unicode_escape").decode() for text in texts]
+    command = [sys.executable, "-c", SERVE, str(tmp_path / "exported"), kind, *escaped]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    expected = preprocess({"text": tf.constant(texts)})["token_ids"].numpy().tolist()
+    assert result.stdout.strip() == f"{expected} False"
 
 
 @pytest.mark.parametrize("kind", KINDS)
