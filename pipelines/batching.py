@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipelines.buckets import bucketed
+from pipelines.buckets import bucketed_batch
 from pipelines.config import BatchingConfig, TextConfig
 from pipelines.data import SPLITS, DatasetInfo, Examples, Preprocessor, Split
 from pipelines.errors import UserError
+from pipelines.shares import Shares, finished, shuffled, traced
 
 
 class MemoryData:
@@ -61,8 +62,8 @@ class MemoryData:
         self._origins = {split: (splits[split].origin, splits[split].rows) for split in SPLITS}
         self._features = {split: _as_tensors(splits[split].features) for split in SPLITS}
         self._labels = {split: _on_cpu(splits[split].labels) for split in SPLITS}
-        self._train_batch = _traced(self._make_train_batch)
-        self._evaluations: dict[tuple[Split, _Shares], tf.data.Dataset] = {}
+        self._train_batch = traced(self._make_train_batch)
+        self._evaluations: dict[tuple[Split, Shares], tf.data.Dataset] = {}
 
     def train(
         self,
@@ -86,11 +87,11 @@ class MemoryData:
         """
         if not 0 <= step <= self.steps_per_epoch:
             raise ValueError(f"step {step} is not within the epoch's {self.steps_per_epoch} steps")
-        shares = _Shares.of(self.batch_size, input_context)
+        shares = Shares.of(self.batch_size, input_context)
         elements = shares.elements(epoch * self.steps_per_epoch + step, (epoch + epochs) * self.steps_per_epoch)
         context = tf.constant([self._seed, shares.first_replica, shares.local_replicas], tf.int64)
         batch = self._train_batch(shares.rows)
-        return _finished(elements, lambda element: batch(element, context))
+        return finished(elements, lambda element: batch(element, context))
 
     def evaluation(self, split: Split, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
         """All examples of a split once, in order: `(features, label, weight)`, every weight 1.0.
@@ -98,7 +99,7 @@ class MemoryData:
         With an `input_context` the last batch is filled up with rows of weight 0.0, so that it can be divided among
         replicas; without one it is as small as it is, so that Keras' unweighted metrics are right too.
         """
-        key = (split, _Shares.of(self.batch_size, input_context))
+        key = (split, Shares.of(self.batch_size, input_context))
         if key not in self._evaluations:
             # Kept, because making it traces the preprocessing, and every epoch ends with an evaluation.
             labels = _scaled(self._labels[split], self.info)
@@ -128,26 +129,18 @@ class MemoryData:
             step, replica = element // local_replicas, first_replica + element % local_replicas
             epoch, step = step // steps_per_epoch, step % steps_per_epoch
             if self._shuffle and self._window:
-                index = tf.slice(self._bucketed_batch(step, seed, epoch), [replica * rows], [rows])
+                whole = bucketed_batch(
+                    step, seed, epoch, num_examples, batch_size, self._window, lambda i: tf.gather(self._lengths, i)
+                )
+                index = tf.slice(whole, [replica * rows], [rows])
             else:
                 index = step * batch_size + replica * rows + tf.range(rows, dtype=tf.int64)
                 if self._shuffle:
-                    index = _shuffled(index, seed, epoch, num_examples)
+                    index = shuffled(index, seed, epoch, num_examples)
             raw = {name: tf.gather(tensor, index) for name, tensor in features.items()}
             return self.preprocess(raw), tf.gather(labels, index)
 
         return make
-
-    def _bucketed_batch(self, step: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        """The examples of a batch over all replicas, which are of similar length."""
-        window, step_in_window = step // self._window, step % self._window
-        first = window * self._window
-        last = tf.minimum(first + self._window, self.steps_per_epoch)
-        positions = tf.range(first * self.batch_size, last * self.batch_size)
-        index = _shuffled(positions, seed, epoch, self.info.counts["train"])
-        lengths = tf.gather(self._lengths, index)
-        window_seed = tf.random.experimental.stateless_fold_in(tf.stack([seed, epoch]), window)
-        return bucketed(index, lengths, step_in_window, self.batch_size, window_seed)
 
 
 def batches(
@@ -170,37 +163,8 @@ def batches(
         `(features, label, weight)`, or `(features, weight)` where the examples have no labels.
     """
     labels = None if examples.labels is None else _scaled(_on_cpu(examples.labels), info)
-    shares = _Shares.of(batch_size, input_context)
+    shares = Shares.of(batch_size, input_context)
     return _in_order(_as_tensors(examples.features), labels, preprocess, batch_size, shares)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shares:
-    """How a global batch is divided: `rows` for each replica, in the order of the replicas."""
-
-    rows: int
-    first_replica: int
-    local_replicas: int
-    filled_up: bool
-
-    @classmethod
-    def of(cls, batch_size: int, context: tf.distribute.InputContext | None) -> "_Shares":
-        if context is None:
-            return cls(batch_size, 0, 1, False)
-        replicas, workers = context.num_replicas_in_sync, context.num_input_pipelines
-        if batch_size % replicas:
-            raise UserError(
-                f"data.batch_size {batch_size} cannot be divided equally among {replicas} replicas; "
-                f"choose a multiple of {replicas}, such as {-(-batch_size // replicas) * replicas}"
-            )
-        if replicas % workers:
-            raise UserError(f"{replicas} replicas cannot be divided equally among {workers} workers")
-        local = replicas // workers
-        return cls(batch_size // replicas, context.input_pipeline_id * local, local, True)
-
-    def elements(self, first_step: int, last_step: int) -> tf.data.Dataset:
-        """One number for each (step, local replica), in this order."""
-        return tf.data.Dataset.range(first_step * self.local_replicas, last_step * self.local_replicas)
 
 
 def _in_order(
@@ -208,7 +172,7 @@ def _in_order(
     labels: tf.Tensor | None,
     preprocess: Preprocessor,
     batch_size: int,
-    shares: _Shares,
+    shares: Shares,
 ) -> tf.data.Dataset:
     num_examples = len(next(iter(features.values())))
 
@@ -223,38 +187,7 @@ def _in_order(
         inputs = preprocess({name: tf.gather(tensor, index) for name, tensor in features.items()})
         return (inputs, weight) if labels is None else (inputs, tf.gather(labels, index), weight)
 
-    return _finished(shares.elements(0, -(-num_examples // batch_size)), make)
-
-
-def _shuffled(index: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor, num_examples: int) -> tf.Tensor:
-    """Where a seeded permutation of all examples sends `index`, `(rows,)`, without making the permutation."""
-    # The operation takes each word of its key modulo 256: `index_shuffle` with (seed, epoch) as its key has 256 orders
-    # for all epochs, and neighbouring ones resemble each other. So the key is drawn from them at random instead.
-    key = tf.random.stateless_uniform([3], tf.stack([seed, epoch]), minval=None, maxval=None, dtype=tf.uint32)
-    last = tf.constant(num_examples - 1, tf.int64)
-    return tf.raw_ops.RandomIndexShuffle(index=index, seed=key, max_index=last, rounds=4)
-
-
-def _finished(elements: tf.data.Dataset, make: Any) -> tf.data.Dataset:
-    batch = elements.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    options = tf.data.Options()
-    # Each worker's share is made above; sharding it once more would lose examples.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    options.deterministic = True
-    return batch.prefetch(tf.data.AUTOTUNE).with_options(options)
-
-
-def _traced(build: Any) -> Any:
-    """Keeps one traced function for each number of rows, so that the next epoch's dataset is made without tracing."""
-    functions: dict[int, Any] = {}
-
-    def of(rows: int) -> Any:
-        if rows not in functions:
-            function = tf.function(build(rows), autograph=False)
-            functions[rows] = function.get_concrete_function(tf.TensorSpec([], tf.int64), tf.TensorSpec([3], tf.int64))
-        return functions[rows]
-
-    return of
+    return finished(shares.elements(0, -(-num_examples // batch_size)), make)
 
 
 def _as_tensors(features: Mapping[str, Any]) -> dict[str, tf.Tensor]:

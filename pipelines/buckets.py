@@ -1,6 +1,41 @@
 """Batches of examples of similar length, so that little of a batch is padding; as a function of step and epoch."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
+
+from pipelines.shares import shuffled
+
+
+def bucketed_batch(
+    step: tf.Tensor,
+    seed: tf.Tensor,
+    epoch: tf.Tensor,
+    num_examples: int,
+    batch_size: int,
+    window: int,
+    lengths: Callable[[tf.Tensor], tf.Tensor],
+) -> tf.Tensor:
+    """The examples of a training batch over all replicas, which are of similar length.
+
+    Args:
+        step: which batch of the epoch.
+        seed: fixes the order of all epochs.
+        epoch: which order.
+        num_examples: in the training split.
+        batch_size: examples in a batch.
+        window: so many batches are sorted by length together.
+        lengths: from examples, int64 `(num,)`, to their lengths.
+
+    Returns:
+        int64 `(batch_size,)`.
+    """
+    number, step_in_window = step // window, step % window
+    first = number * window
+    last = tf.minimum(first + window, num_examples // batch_size)
+    index = shuffled(tf.range(first * batch_size, last * batch_size), seed, epoch, num_examples)
+    window_seed = tf.random.experimental.stateless_fold_in(tf.stack([seed, epoch]), number)
+    return bucketed(index, lengths(index), step_in_window, batch_size, window_seed)
 
 
 def bucketed(

@@ -13,8 +13,8 @@ from pipelines.data import SPLITS, Data, DatasetInfo, Split, TextInfo
 from pipelines.errors import UserError
 from pipelines.splits import divide, draw
 from pipelines.text.cleaning import clean_counted
-from pipelines.text.corpus_data import (
-    CorpusData,
+from pipelines.text.corpus_data import CorpusData
+from pipelines.text.corpus_examples import (
     ExampleMaker,
     LanguageModelExamples,
     PretrainingExamples,

@@ -1,165 +1,21 @@
 """`Data` for a corpus: batches read from its store, the same at (epoch, step) whatever came before."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, Protocol, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 import numpy as np
 import tensorflow as tf
 
-from pipelines.batching import _finished, _Shares, _shuffled, _traced
-from pipelines.buckets import bucketed
+from pipelines.buckets import bucketed_batch
 from pipelines.config import TextConfig
 from pipelines.data import SPLITS, DatasetInfo, Preprocessor, Split
 from pipelines.errors import UserError
-from pipelines.text.masking import Masking
-from pipelines.text.pairs import Pairs
-from pipelines.text.stateless import random_keys
-from pipelines.text.windows import Continuations, Windows
+from pipelines.shares import Shares, finished, shuffled, traced
+from pipelines.text.corpus_examples import ExampleMaker, Tensors
 
-Tensors: TypeAlias = dict[str, tf.Tensor]
 # Pairs, masks and cuts of an evaluation are those of this seed and epoch, whatever the training's seed is.
 EVALUATION_SEED, EVALUATION_EPOCH = 0, -1
-
-
-class ExampleMaker(Protocol):
-    """The examples of a split, made when they are asked for.
-
-    Attributes:
-        arrays: name → dtype of what `make` returns; names that end in `*` are of one number per row, the others padded
-            `(rows, tokens)`.
-        mean_tokens: mean number of predicted tokens in an example.
-        num_left_out: documents that give no example.
-    """
-
-    arrays: Mapping[str, Any]
-    mean_tokens: float
-    num_left_out: int
-
-    def __len__(self) -> int: ...
-
-    def lengths(self, index: np.ndarray) -> np.ndarray:
-        """About how many tokens these examples have, without reading them: `(rows,)`."""
-        ...
-
-    def make(self, index: np.ndarray, seed: int, epoch: int) -> Sequence[np.ndarray]:
-        """The arrays of these examples, in the order of `arrays`; they depend on (seed, epoch, index) alone."""
-        ...
-
-    def finish(self, tensors: Tensors) -> tuple[Tensors, Tensors]:
-        """Arrays → features and labels, in graph operations."""
-        ...
-
-
-class PretrainingExamples:
-    """Masked pairs of segments: see `Pairs` and `Masking`."""
-
-    arrays: Mapping[str, Any] = {
-        "token_ids": tf.int32,
-        "segment_ids": tf.int32,
-        "padding_mask": tf.int32,
-        "is_next*": tf.int32,
-        "keys*": tf.uint64,
-    }
-
-    def __init__(self, pairs: Pairs, masking: Masking) -> None:
-        self._pairs, self._masking = pairs, masking
-        self.num_left_out = pairs.num_left_out
-        # Of the first epoch, by the lengths of pairs as they are before one in ten is shortened.
-        sample = np.arange(0, len(pairs), max(len(pairs) // 10_000, 1))
-        counts = masking.num_masked(pairs.lengths(sample) - 3) if len(sample) else np.zeros(1)
-        self.mean_tokens = float(counts.mean())
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def lengths(self, index: np.ndarray) -> np.ndarray:
-        """See `ExampleMaker`."""
-        return self._pairs.lengths(index)
-
-    def make(self, index: np.ndarray, seed: int, epoch: int) -> Sequence[np.ndarray]:
-        """See `ExampleMaker`."""
-        pairs = self._pairs.batch(index, seed, epoch)
-        keys = random_keys(seed, epoch, index, 1)  # other random bits than the pair's
-        return pairs.token_ids, pairs.segment_ids, pairs.padding_mask, pairs.is_next, keys
-
-    def finish(self, tensors: Tensors) -> tuple[Tensors, Tensors]:
-        """See `ExampleMaker`."""
-        masked, positions, originals, weights = self._masking(tensors["token_ids"], tensors["keys*"])
-        features = {
-            "token_ids": masked,
-            "segment_ids": tensors["segment_ids"],
-            "padding_mask": tensors["padding_mask"],
-            "mask_positions": positions,
-        }
-        return features, {"masked_ids": originals, "masked_weights": weights, "is_next": tensors["is_next*"]}
-
-
-class LanguageModelExamples:
-    """The next token, in windows of documents: see `Windows`."""
-
-    arrays: Mapping[str, Any] = {
-        "token_ids": tf.int32,
-        "padding_mask": tf.int32,
-        "targets": tf.int32,
-        "characters*": tf.float32,
-    }
-
-    def __init__(self, windows: Windows) -> None:
-        self._windows = windows
-        self.mean_tokens = windows.mean_tokens
-        self.num_left_out = windows.num_left_out
-
-    def __len__(self) -> int:
-        return len(self._windows)
-
-    def lengths(self, index: np.ndarray) -> np.ndarray:
-        """See `ExampleMaker`."""
-        return self._windows.lengths(index)
-
-    def make(self, index: np.ndarray, seed: int, epoch: int) -> Sequence[np.ndarray]:
-        """See `ExampleMaker`."""
-        batch = self._windows.batch(index)
-        return batch.token_ids, batch.padding_mask, batch.targets, batch.characters
-
-    def finish(self, tensors: Tensors) -> tuple[Tensors, Tensors]:
-        """See `ExampleMaker`."""
-        features = {name: tensors[name] for name in ("token_ids", "padding_mask")}
-        return features, _next_token_labels(tensors)
-
-
-class SequenceToSequenceExamples:
-    """A document's second part, given its first: see `Continuations`."""
-
-    arrays: Mapping[str, Any] = {**LanguageModelExamples.arrays, "prompts": tf.int32, "prompt_mask": tf.int32}
-
-    def __init__(self, continuations: Continuations) -> None:
-        self._continuations = continuations
-        self.mean_tokens = continuations.mean_tokens
-        self.num_left_out = continuations.num_left_out
-
-    def __len__(self) -> int:
-        return len(self._continuations)
-
-    def lengths(self, index: np.ndarray) -> np.ndarray:
-        """See `ExampleMaker`."""
-        return self._continuations.lengths(index)
-
-    def make(self, index: np.ndarray, seed: int, epoch: int) -> Sequence[np.ndarray]:
-        """See `ExampleMaker`."""
-        batch, prompts, prompt_mask = self._continuations.batch(index, seed, epoch)
-        return batch.token_ids, batch.padding_mask, batch.targets, batch.characters, prompts, prompt_mask
-
-    def finish(self, tensors: Tensors) -> tuple[Tensors, Tensors]:
-        """See `ExampleMaker`."""
-        features = {
-            "encoder_token_ids": tensors["prompts"],
-            "encoder_padding_mask": tensors["prompt_mask"],
-            "encoder_segment_ids": tf.zeros_like(tensors["prompts"]),
-            "token_ids": tensors["token_ids"],
-            "padding_mask": tensors["padding_mask"],
-        }
-        return features, _next_token_labels(tensors)
 
 
 class CorpusData:
@@ -202,8 +58,8 @@ class CorpusData:
         self._shuffle = config.shuffle
         self._seed = config.shuffle_seed or 0
         self._window = config.bucket_batches if config.shuffle else 0
-        self._train_batch = _traced(self._make_train_batch)
-        self._evaluations: dict[tuple[Split, _Shares], tf.data.Dataset] = {}
+        self._train_batch = traced(self._make_train_batch)
+        self._evaluations: dict[tuple[Split, Shares], tf.data.Dataset] = {}
 
     def train(
         self,
@@ -228,11 +84,11 @@ class CorpusData:
         """
         if not 0 <= step <= self.steps_per_epoch:
             raise ValueError(f"step {step} is not within the epoch's {self.steps_per_epoch} steps")
-        shares = _Shares.of(self.batch_size, input_context)
+        shares = Shares.of(self.batch_size, input_context)
         elements = shares.elements(epoch * self.steps_per_epoch + step, (epoch + epochs) * self.steps_per_epoch)
         context = tf.constant([self._seed, shares.first_replica, shares.local_replicas], tf.int64)
         batch = self._train_batch(shares.rows)
-        return _finished(elements, lambda element: batch(element, context))
+        return finished(elements, lambda element: batch(element, context))
 
     def evaluation(self, split: Split, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
         """All examples of a split once, short ones first: `(features, labels, weight)`, every weight 1.0.
@@ -240,7 +96,7 @@ class CorpusData:
         Pairs, masks and cuts are the same every time, for every training seed. With an `input_context` the last batch
         is filled up with rows of weight 0.0, so that it can be divided among replicas.
         """
-        key = (split, _Shares.of(self.batch_size, input_context))
+        key = (split, Shares.of(self.batch_size, input_context))
         if key not in self._evaluations:
             self._evaluations[key] = self._in_order(self._examples[split], key[1])
         return self._evaluations[key]
@@ -267,27 +123,23 @@ class CorpusData:
             step, replica = element // local_replicas, first_replica + element % local_replicas
             epoch, step = step // steps_per_epoch, step % steps_per_epoch
             if self._window:
-                index = tf.slice(self._bucketed_batch(step, seed, epoch), [replica * rows], [rows])
+                whole = bucketed_batch(step, seed, epoch, len(maker), batch_size, self._window, self._lengths)
+                index = tf.slice(whole, [replica * rows], [rows])
             else:
                 index = step * batch_size + replica * rows + tf.range(rows, dtype=tf.int64)
-                index = _shuffled(index, seed, epoch, len(maker)) if self._shuffle else index
+                index = shuffled(index, seed, epoch, len(maker)) if self._shuffle else index
             return maker.finish(_made(maker, index, rows, seed, epoch))
 
         return make
 
-    def _bucketed_batch(self, step: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        """The examples of a batch over all replicas, which are of similar length."""
+    def _lengths(self, index: tf.Tensor) -> tf.Tensor:
         maker = self._examples["train"]
-        window, step_in_window = step // self._window, step % self._window
-        first = window * self._window
-        last = tf.minimum(first + self._window, self.steps_per_epoch)
-        index = _shuffled(tf.range(first * self.batch_size, last * self.batch_size), seed, epoch, len(maker))
-        lengths = tf.numpy_function(lambda rows: maker.lengths(rows).astype(np.int64), [index], tf.int64, False)
-        lengths.set_shape([None])
-        window_seed = tf.random.experimental.stateless_fold_in(tf.stack([seed, epoch]), window)
-        return bucketed(index, lengths, step_in_window, self.batch_size, window_seed)
+        lengths = tf.numpy_function(
+            lambda rows: maker.lengths(rows).astype(np.int64), [index], tf.int64, stateful=False
+        )
+        return tf.ensure_shape(lengths, [None])
 
-    def _in_order(self, maker: ExampleMaker, shares: _Shares) -> tf.data.Dataset:
+    def _in_order(self, maker: ExampleMaker, shares: Shares) -> tf.data.Dataset:
         num_examples, batch_size = len(maker), self.batch_size
         order = np.argsort(maker.lengths(np.arange(num_examples)), kind="stable")
 
@@ -304,7 +156,7 @@ class CorpusData:
             rows = shares.rows if shares.filled_up else None
             return *maker.finish(_made(maker, index, rows, seed, epoch)), weight
 
-        return _finished(shares.elements(0, -(-num_examples // batch_size)), make)
+        return finished(shares.elements(0, -(-num_examples // batch_size)), make)
 
 
 def _made(maker: ExampleMaker, index: tf.Tensor, rows: int | None, seed: tf.Tensor, epoch: tf.Tensor) -> Tensors:
@@ -318,11 +170,3 @@ def _made(maker: ExampleMaker, index: tf.Tensor, rows: int | None, seed: tf.Tens
     for name, array in zip(names, arrays, strict=True):
         array.set_shape([rows] if name.endswith("*") else [rows, None])
     return dict(zip(names, arrays, strict=True))
-
-
-def _next_token_labels(tensors: Tensors) -> Tensors:
-    return {
-        "token_ids": tensors["targets"],
-        "weights": tf.cast(tensors["padding_mask"], tf.float32),
-        "characters": tensors["characters*"],
-    }

@@ -18,15 +18,15 @@ from pipelines.text.cleaning import clean_counted
 from pipelines.text.documents import Document, corpus_files, read_documents
 from pipelines.text.sentences import divide_sentences
 from pipelines.text.store import FORMAT_VERSION, Store, StoreWriter
+from pipelines.text.token_sizes import TokenSizes
 from pipelines.text.tokenizer import Tokenizer
 
 # A vocabulary is learned from so many bytes of text at most, spread evenly over the training documents.
 LEARN_BYTES = 200_000_000
 # Documents and sentences are worked on together until they have so many characters, or are so many.
-_CHUNK_CHARACTERS, _CHUNK_SIZE = 1_000_000, 2_048
+_CHUNK_CHARACTERS, _CHUNK_SIZE = 500_000, 2_048
 # Stands for a line break while cleaning, which makes spaces of line breaks; a character of private use.
 _LINE_BREAK = "\ue000"
-_LARGEST_COUNT = np.iinfo(np.uint16).max
 
 
 def texts_key(config: CorpusConfig, files: Sequence[Sequence[Path]], kept_out: set[bytes]) -> str:
@@ -124,7 +124,7 @@ def write_tokens(writer: StoreWriter, texts: Store, tokenizer: Tokenizer) -> Non
         tokenizer: texts → ids.
     """
     tokenize = tf.function(tokenizer.__call__, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    sizes = _TokenSizes(tokenizer)
+    sizes = TokenSizes(tokenizer)
     documents = (list(sentences_of(texts, document)) for document in range(len(texts)))
     for chunk in _chunks(documents, lambda sentences: sum(map(len, sentences))):
         sentences = [sentence for document in chunk for sentence in document]
@@ -190,61 +190,6 @@ class SampleSentences:
     def __iter__(self) -> Iterator[bytes]:
         for document in self._documents:
             yield from sentences_of(self._texts, int(document))
-
-
-class _TokenSizes:
-    """How many characters of a text a token stands for."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        words = tokenizer.kind != "characters"
-        vocabulary = tokenizer.vocabulary
-        self._lengths = np.array([len(token.removeprefix("##")) if words else 1 for token in vocabulary], np.int64)
-        self._begins = np.array([not (words and token.startswith("##")) for token in vocabulary])
-        self._unknown = tokenizer.special_ids["unknown"]
-        if words:
-            self._lengths[self._unknown] = 0
-
-    def characters(self, ids: np.ndarray, lengths: np.ndarray, characters: np.ndarray) -> np.ndarray:
-        """The sentence's characters given to its tokens, so that they add up.
-
-        Each token has its own length. What is left is given to the unknown tokens, and to the words, as the spaces
-        before them, where there is none.
-
-        Args:
-            ids: tokens of all sentences, `(num_tokens,)`.
-            lengths: tokens of each sentence.
-            characters: characters of each sentence.
-        """
-        row = np.repeat(np.arange(len(lengths)), lengths)
-        own = self._lengths[ids]
-        left = characters - _row_sums(own, lengths)
-        if not left.any():
-            return np.minimum(own, _LARGEST_COUNT)
-        unknown = (ids == self._unknown).astype(np.int64)
-        weights = np.where(_row_sums(unknown, lengths)[row] > 0, unknown, self._begins[ids].astype(np.int64))
-        # A sentence cut within a word has no beginning; one whose accents were removed is shorter than its tokens.
-        weights = np.where(_row_sums(weights, lengths)[row] > 0, weights, 1)
-        shrunk = left[row] < 0
-        weights = np.where(shrunk, np.maximum(own, 1), weights)
-        given = _spread(np.where(left < 0, characters, left), weights, lengths)
-        return np.minimum(np.where(shrunk, given, own + given), _LARGEST_COUNT)
-
-
-def _spread(amounts: np.ndarray, weights: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Whole numbers that add up to each row's amount, in proportion to the weights, `(num_tokens,)`."""
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    totals = _row_sums(weights, lengths)[row]
-    running = np.cumsum(weights) - np.repeat(np.cumsum(_row_sums(weights, lengths)), lengths) + totals
-    amount = amounts[row]
-    spread: np.ndarray = amount * running // totals - amount * (running - weights) // totals
-    return spread
-
-
-def _row_sums(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    running = np.concatenate([[0], np.cumsum(values)])
-    ends = np.cumsum(lengths)
-    sums: np.ndarray = running[ends] - running[ends - lengths]
-    return sums
 
 
 def _all_documents(config: CorpusConfig, files: Sequence[Sequence[Path]]) -> Iterator[Document]:
