@@ -10,8 +10,11 @@ import tensorflow as tf
 from pipelines.data import DatasetInfo, TextInfo
 from pipelines.errors import UserError
 from tfbigmodel.chapters.lstm import LstmConfig, build, prefers_xla, task
+from tfbigmodel.config import TrainingConfig
 from tfbigmodel.tasks.classification import Classification
 from tfbigmodel.tasks.regression import Regression
+from tfbigmodel.training.distribution import make_strategy
+from tfbigmodel.training.loop import UpdateRule, make_train_steps
 
 SPECIAL_IDS = {"pad": 0, "unknown": 1, "start": 2, "end": 3, "mask": 4}
 
@@ -31,6 +34,7 @@ def text_info(*names, bigrams=0, **values):
 
 INFO = text_info()
 BIGRAMS = text_info(bigrams=30)
+MIRRORED = TrainingConfig(strategy="mirrored", virtual_cpus=2)
 EVERYTHING = {"embedding_skip": True, "num_layers": 2, "bidirectional": True}
 
 
@@ -198,6 +202,29 @@ def test_keras_own_fit_learns_the_order_of_tokens():
     model.compile(keras.optimizers.Adam(0.02), loss, metrics=["accuracy"])
     history = model.fit(features, labels, batch_size=32, epochs=40, verbose=0).history
     assert history["accuracy"][-1] > 0.95
+
+
+def test_two_replicas_are_one():
+    """Each with half of the batch, through the product's own loop; no dropout, which draws for each replica."""
+    features, labels = batch([7, 2, 5, 1, 6, 3, 4, 7]), np.arange(8, dtype=np.int32) % 3
+
+    def trained(strategy):
+        with strategy.scope():
+            model = network(**EVERYTHING, pooling="max")
+            optimizer = keras.optimizers.SGD(0.5)
+        train_steps = make_train_steps(model, optimizer, Classification(INFO.class_names), strategy, UpdateRule(8))
+
+        def share(context):
+            dataset = tf.data.Dataset.from_tensor_slices((features, labels)).repeat()
+            return dataset.batch(8 // context.num_replicas_in_sync)
+
+        results = train_steps(iter(strategy.distribute_datasets_from_function(share)), 4)
+        return [results.loss, *(weight.numpy() for weight in model.trainable_weights)]
+
+    one, two = trained(tf.distribute.get_strategy()), trained(make_strategy(MIRRORED))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert one[0][3] < one[0][0] - 0.01
 
 
 def test_xla_is_left_out():

@@ -74,3 +74,80 @@ def test_outputs_and_gradients_are_those_of_keras(mask, bidirectional, return_se
     assert len(ours) == len(theirs) == (8 if bidirectional else 5)
     for our, their in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(our, their, atol=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_in_a_graph_with_open_shapes_it_is_the_same(jit_compile):
+    layer, reference = pair(True, True)
+    mask = MASKS["padded right"]
+    upstream = RNG.normal(size=(BATCH, LENGTH, 2 * UNITS)).astype(np.float32)
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, None, DIM]), tf.TensorSpec([None, None], tf.bool)],
+        jit_compile=jit_compile,
+    )
+    def in_graph(x, mask):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = layer(x, mask=mask)
+            target = tf.reduce_sum(outputs * tf.constant(upstream)[: tf.shape(x)[0]])
+        return [outputs, *tape.gradient(target, [x, *(weight.value for weight in layer.trainable_weights)])]
+
+    ours, theirs = in_graph(X, mask), outputs_and_gradients(reference, X, mask, upstream)
+    for our, their in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(our, their, atol=1e-5)
+    np.testing.assert_allclose(in_graph(X[:2], mask[:2])[0], ours[0][:2], atol=1e-6)
+
+
+def test_a_masked_step_changes_nothing_whatever_stands_there():
+    layer, _ = pair(True, True)
+    mask = MASKS["holes"]
+    wild = np.where(mask[:, :, None], X, 50.0).astype(np.float32)
+    upstream = np.where(mask[:, :, None], 1.0, 0.0).astype(np.float32)
+    for calm, stormy in zip(
+        outputs_and_gradients(layer, X, mask, upstream), outputs_and_gradients(layer, wild, mask, upstream), strict=True
+    ):
+        np.testing.assert_array_equal(calm, stormy)
+
+
+def test_bfloat16_stays_close_over_a_long_text():
+    """The cell state adds up in float32: Keras' own, in bfloat16, is further off."""
+    layer, reference = pair(False, True)
+    x = RNG.normal(size=(8, 200, DIM)).astype(np.float32)
+    exact = reference(x).numpy()
+
+    def error(other):
+        other.build(x.shape)
+        other.set_weights(layer.get_weights())
+        outputs = other(x)
+        assert outputs.dtype == tf.bfloat16
+        return np.sqrt(np.mean((tf.cast(outputs, tf.float32).numpy() - exact) ** 2))
+
+    ours = error(LSTM(UNITS, dtype="mixed_bfloat16"))
+    assert ours < 0.01
+    assert ours < error(keras.layers.LSTM(UNITS, return_sequences=True, dtype="mixed_bfloat16"))
+
+
+@pytest.mark.parametrize("return_sequences", [True, False])
+def test_works_in_a_keras_model_that_is_saved_and_loaded(tmp_path, return_sequences):
+    inputs = keras.Input((None,), dtype="int32")
+    x = keras.layers.Embedding(20, DIM, mask_zero=True)(inputs)
+    model = keras.Model(inputs, LSTM(UNITS, True, return_sequences, seed=1)(x))
+    assert model.output_shape == ((None, None, 10) if return_sequences else (None, 10))
+    ids = np.array([[3, 4, 5, 0, 0], [6, 7, 8, 9, 10]])
+    expected = model(ids)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(ids), expected)
+    alone = model(ids[:1, :3])
+    np.testing.assert_allclose(alone, expected[:1, :3] if return_sequences else expected[:1], atol=1e-6)
+
+
+def test_initial_weights_are_those_of_keras():
+    """By distribution: the recurrent kernel orthogonal, the forget gate open, each direction with a draw of its own."""
+    layer = LSTM(UNITS, True, seed=1)
+    layer.build((None, None, DIM))
+    kernel, recurrent, bias, backward_kernel, *_ = layer.get_weights()
+    np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(UNITS), atol=1e-5)
+    np.testing.assert_array_equal(bias, [0.0] * UNITS + [1.0] * UNITS + [0.0] * 2 * UNITS)
+    assert np.abs(kernel).max() <= np.sqrt(6 / (DIM + 4 * UNITS))
+    assert not np.array_equal(kernel, backward_kernel)
