@@ -121,15 +121,16 @@ def build(config: BertClassifierConfig, info: DatasetInfo, dtype: str, seed: int
         raise UserError("model.backbone is not filled in from model.preset; call tfbigmodel.build_model")
     size = config.backbone or BackboneConfig()
     text = bert_text(info, size, "bert_classifier")
+    if config.fine_tuning == "frozen":
+        # A frozen encoder says the same of a text each time; noise would only blur what the head learns from.
+        size = size.model_copy(update={"dropout": 0.0})
     backbone = build_backbone(size, text.vocabulary_size, dtype, seed)
     if config.fine_tuning == "frozen":
         backbone.trainable = False
     elif config.fine_tuning == "lora":
         with seeded_layers(seed + 1):
             _add_low_rank(backbone, config.lora_rank)
-    # A frozen encoder says the same of a text each time; noise would only blur what the head learns from.
-    training = False if config.fine_tuning == "frozen" else None
-    x = backbone(backbone.input, training=training)["pooled_output"]
+    x = backbone(backbone.input)["pooled_output"]
     with seeded_layers(seed + 2):
         x = keras.layers.Dropout(config.dropout, dtype=dtype, name="dropout")(x)
         outputs = keras.layers.Dense(

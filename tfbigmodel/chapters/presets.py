@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import glob
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -163,15 +164,28 @@ def load_backbone(preset: Preset) -> keras_hub.models.BertBackbone:
         if preset.format == "hugging_face":
             hub = import_keras_hub()
             return hub.models.BertBackbone.from_preset(str(preset.folder), dtype="float32", name="backbone")
-        backbone = build_backbone(preset.backbone, preset.vocabulary_size, "float32", seed=0)
-        backbone.load_weights(str(weights))
-        return backbone
+        return _load_keras(preset, weights)
     except UserError:
         raise
     except Exception as error:  # of h5py, safetensors, Keras and KerasHub, each in its own words
         raise UserError(
             f"{weights} cannot be loaded as {preset.folder / CONFIG} describes it: {_line(error)}"
         ) from error
+
+
+def _load_keras(preset: Preset, weights: Path) -> keras_hub.models.BertBackbone:
+    import numpy as np
+
+    backbone = build_backbone(preset.backbone, preset.vocabulary_size, "float32", seed=0)
+    # Keras only warns of some weights that a file does not have; left as they are, these would pass for pretrained.
+    for variable in backbone.weights:
+        variable.assign(np.full(variable.shape, np.nan, np.float32))
+    with warnings.catch_warnings(action="ignore"):
+        backbone.load_weights(str(weights))
+    for variable in backbone.weights:
+        if np.isnan(variable.numpy()).any():
+            raise ValueError(f"it has no {variable.path}, or NaN in it")
+    return backbone
 
 
 def load_into(backbone: keras_hub.models.BertBackbone, preset: Preset, vocabulary_size: int) -> str:

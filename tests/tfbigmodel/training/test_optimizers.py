@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from pipelines.errors import UserError
-from tfbigmodel.config import OptimizerConfig, ScheduleConfig
+from tfbigmodel.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from tfbigmodel.training.distribution import make_strategy
 from tfbigmodel.training.optimizers import OPTIMIZERS, keep_reduced_gradients, make_optimizer
 
 
@@ -177,6 +178,7 @@ def test_two_replicas_apply_shares_and_decay_once():
             step()
         return [keras.ops.convert_to_numpy(variable.value) for variable in variables]
 
-    one, two = trained(tf.distribute.get_strategy()), trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    mirrored = make_strategy(TrainingConfig(strategy="mirrored", virtual_cpus=2))
+    one, two = trained(tf.distribute.get_strategy()), trained(mirrored)
     for expected, value in zip(one, two, strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-6)
