@@ -3,6 +3,7 @@
 from typing import Any, TypeAlias
 
 import keras
+import tensorflow as tf
 
 KeysAndValues: TypeAlias = tuple[Any, Any]
 
@@ -83,7 +84,7 @@ class CachedAttention(keras.layers.Layer):
         """
         query = self._heads(self.query(queries)) * (self.dim // self.num_heads) ** -0.5
         scores = keras.ops.cast(keras.ops.matmul(query, keras.ops.swapaxes(keys, -1, -2)), "float32")
-        weights = keras.ops.softmax(keras.ops.where(mask, scores, -1e9))
+        weights = tf.nn.softmax(keras.ops.where(mask, scores, -1e9))  # Keras' warns where there is one key only
         read = keras.ops.matmul(keras.ops.cast(weights, self.compute_dtype), values)
         length = keras.ops.shape(queries)[1]
         return self.output_projection(keras.ops.reshape(keras.ops.swapaxes(read, 1, 2), (-1, length, self.dim)))
