@@ -291,7 +291,7 @@ def _headline(
 
 def _cleaned(counts: Mapping[str, int]) -> str:
     """What cleaning did, also where it found nothing to do."""
-    left_out = ("empty", "duplicates", "kept_out")
+    left_out = ("empty", "duplicates", "kept_out", "too_short")
     said = [f"{count:,} {'left out' if step in left_out else 'changed'} ({step})" for step, count in counts.items()]
     return f"texts cleaned: {', '.join(said)}"
 

@@ -26,15 +26,18 @@ def open_text(path: Path, encoding: str) -> Iterator[TextIO]:
 
 
 def _wrong_byte(path: Path, encoding: str) -> UserError:
-    content = path.read_bytes()
-    try:
-        content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        other = "gb18030" if encoding == "utf-8" else "utf-8"
-        return UserError(
-            f"{path} line {line} (row {max(line - 1, 0)} if no cell has line breaks): byte "
-            f"0x{content[error.start]:02x} at offset {error.start} is not {encoding}; if the file is {other}, set "
-            f"data.encoding: {other}"
-        )
+    offset = 0
+    with open(path, "rb") as file:
+        # Line by line, for files larger than memory. Neither encoding has the byte of a line break inside a character.
+        for line, content in enumerate(file, start=1):
+            try:
+                content.decode(encoding)
+            except UnicodeDecodeError as error:
+                other = "gb18030" if encoding == "utf-8" else "utf-8"
+                return UserError(
+                    f"{path} line {line} (row {line - 1} if no cell has line breaks): byte "
+                    f"0x{content[error.start]:02x} at offset {offset + error.start} is not {encoding}; if the file is "
+                    f"{other}, set data.encoding: {other}"
+                )
+            offset += len(content)
     return UserError(f"{path} changed while it was read; try again")
