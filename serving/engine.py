@@ -71,7 +71,7 @@ def _greetings_held_back() -> Iterator[None]:
     `tfbigmodel.command_line` does the same for its commands; the two layers share no code.
     If the block fails, it is shown after all. TF_CPP_MIN_LOG_LEVEL=0 shows everything.
     """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         yield
         return
     sys.stderr.flush()

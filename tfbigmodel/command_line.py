@@ -98,9 +98,10 @@ def import_tensorflow() -> None:
     """Imports TensorFlow without its greetings, which would drown the messages that matter.
 
     Some of them cannot be switched off: they are written before TensorFlow reads its settings. What was held back is
-    shown if the import fails. Set TF_CPP_MIN_LOG_LEVEL to 0 to see everything.
+    shown if the import fails. Its "errors" are held back too: real ones are raised, and what is left over are remarks
+    such as oneDNN's on a type that it leaves to others. Set TF_CPP_MIN_LOG_LEVEL to 0 to see everything.
     """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         return
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held_back:
