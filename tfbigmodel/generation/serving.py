@@ -47,10 +47,10 @@ def signatures(
     tokens = special_tokens(info.special_ids, info.vocabulary_size)
 
     def generate(text: tf.Tensor, **values: tf.Tensor) -> dict[str, tf.Tensor]:
-        sampling = Sampling(**values)
-        with tf.control_dependencies(_checks(text, sampling)):
-            most = tf.minimum(sampling.max_new_tokens, info.sequence_length)
-        sampling = sampling._replace(max_new_tokens=most)
+        with tf.control_dependencies(_checks(text, Sampling(**values))):
+            # Nothing is computed with a value before it has been checked.
+            sampling = Sampling(**{name: tf.identity(value) for name, value in values.items()})
+        sampling = sampling._replace(max_new_tokens=tf.minimum(sampling.max_new_tokens, info.sequence_length))
         prompt = _prompt(preprocess({"text": text}), info, sampling)
         written = generated(model, prompt, sampling, tokens, info)
         ids = tf.RaggedTensor.from_tensor(written.token_ids, lengths=written.num_tokens)
