@@ -9,8 +9,8 @@ which means more where the machine is shared; `--threads 1` makes both comparabl
 time waiting for each other.
 
 Measured so on a busy machine (one thread, milliseconds of processor time): a training step of ours takes 280–304 in
-bfloat16 and 695–716 in float32; of eager PyTorch 271–308 and 765–801; of Keras' LSTM in our loop 780–811 and 950–979. An
-inference takes 80 and 218–227; 55–60 and 195; 239–257 and 219.
+bfloat16 and 695–716 in float32; of eager PyTorch 271–308 and 765–801; of Keras' LSTM in our loop 780–811 and 950–979.
+An inference takes 80 and 218–227; 55–60 and 195; 239–257 and 219.
 """
 
 import argparse
