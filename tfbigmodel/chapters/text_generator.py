@@ -30,7 +30,8 @@ class SamplingConfig(Section):
 
     max_new_tokens: PositiveInt = 50
     """Tokens to write at most; less where the text ends before. Prompt and new tokens together are no more than
-    `data.tokenizer.sequence_length`: the prompt is cut from the left, and no more tokens than that are written."""
+    `data.tokenizer.sequence_length`: the prompt is cut from the left, to a quarter of it at most; then fewer tokens are
+    written."""
     temperature: Annotated[float, Field(ge=0.0, le=100.0)] = 1.0
     """Logits are divided by it; 0 takes the likeliest token always (greedy)."""
     top_k: NonNegativeInt = 0
@@ -89,7 +90,7 @@ def resolve(config: RunConfig) -> RunConfig:
         if folder.is_absolute() and not folder.exists():
             return with_wordpiece(config, model.encoder)
     preset = read_preset(find_preset(model.encoder_preset, key=_PRESET), _PRESET)
-    encoder = merged_backbone(preset, model.encoder)
+    encoder = merged_backbone(preset, model.encoder, "model.encoder")
     vocabulary = (tokenizer and tokenizer.vocabulary) or preset.folder
     check_vocabulary(preset, config.data.data_dir / vocabulary)
     config = with_wordpiece(config, encoder, vocabulary=vocabulary, lowercase=preset.lowercase)

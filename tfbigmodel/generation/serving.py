@@ -30,8 +30,8 @@ def signatures(
 ) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
     """The functions that write texts.
 
-    A prompt is cut from the left so that it and `max_new_tokens` fit into the length that the model was trained on;
-    more tokens than that length are not written.
+    A prompt is cut from the left so that it and `max_new_tokens` fit into the length that the model was trained on. The
+    last quarter of that length is left to the prompt in any case: where more tokens are asked for, fewer are written.
 
     Args:
         model: a trained model of the text_generator chapter.
@@ -51,7 +51,8 @@ def signatures(
             # Nothing is computed with a value before it has been checked.
             sampling = Sampling(**{name: tf.identity(value) for name, value in values.items()})
         sampling = sampling._replace(max_new_tokens=tf.minimum(sampling.max_new_tokens, info.sequence_length))
-        prompt = _prompt(preprocess({"text": text}), info, sampling)
+        prompt, most = _prompt(preprocess({"text": text}), info, sampling.max_new_tokens)
+        sampling = sampling._replace(max_new_tokens=most)
         written = generated(model, prompt, sampling, tokens, info)
         ids = tf.RaggedTensor.from_tensor(written.token_ids, lengths=written.num_tokens)
         return {
@@ -125,16 +126,23 @@ def _checks(text: tf.Tensor, sampling: Sampling) -> list[tf.Operation]:
     return checks
 
 
-def _prompt(inputs: Mapping[str, tf.Tensor], info: TextInfo, sampling: Sampling) -> dict[str, tf.Tensor]:
-    """The model's inputs: the decoder continues the text, or begins a new one where an encoder reads it."""
+def _prompt(
+    inputs: Mapping[str, tf.Tensor], info: TextInfo, max_new_tokens: tf.Tensor
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """The model's inputs, and how many tokens may follow each.
+
+    The decoder continues the text, or begins a new one where an encoder reads it.
+    """
     if "segment_ids" in inputs:
         start = tf.fill([tf.shape(inputs["token_ids"])[0], 1], info.special_ids["start"])
         encoder = {f"encoder_{name}": tensor for name, tensor in inputs.items()}
-        return {"token_ids": start, "padding_mask": tf.ones_like(start), **encoder}
+        return {"token_ids": start, "padding_mask": tf.ones_like(start), **encoder}, max_new_tokens
     lengths = tf.reduce_sum(inputs["padding_mask"], axis=1)
     # The last new token is not read again, and needs no place.
-    kept = tf.minimum(lengths, info.sequence_length + 1 - sampling.max_new_tokens)
+    room = info.sequence_length + 1
+    kept = tf.minimum(lengths, tf.maximum(room - max_new_tokens, info.sequence_length // 4))
     places = tf.range(tf.maximum(tf.reduce_max(kept), 1))
     from_left = tf.minimum(places + (lengths - kept)[:, tf.newaxis], tf.shape(inputs["token_ids"])[1] - 1)
     mask = tf.cast(places < kept[:, tf.newaxis], tf.int32)
-    return {"token_ids": tf.gather(inputs["token_ids"], from_left, batch_dims=1) * mask, "padding_mask": mask}
+    token_ids = tf.gather(inputs["token_ids"], from_left, batch_dims=1) * mask
+    return {"token_ids": token_ids, "padding_mask": mask}, tf.minimum(max_new_tokens, room - kept)

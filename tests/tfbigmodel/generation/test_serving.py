@@ -79,11 +79,12 @@ def test_any_text_is_continued(served, text):
 
 
 def test_a_prompt_is_cut_from_the_left_so_that_the_new_tokens_fit(served, tiny_model):
-    # 20 new tokens leave 5 of the 24 places for the prompt: the last new one takes none.
-    long = ask(served, ["abcdefghijklmnopqrst"], max_new_tokens=20)
-    ids = [VOCABULARY.index(character) for character in "pqrst"]
+    # 15 new tokens leave 10 of the 24 places for the prompt: the last new one takes none.
+    text = "abcdefghijklmnopqrst"
+    long = ask(served, [text], max_new_tokens=15)
+    ids = [VOCABULARY.index(character) for character in text[-10:]]
     expected = b""
-    while len(expected) < 20:
+    while len(expected) < 15:
         token_ids = tf.constant([ids])
         logits = tiny_model()({"token_ids": token_ids, "padding_mask": tf.ones_like(token_ids)})[0, -1].numpy()
         logits[[0, 1, 2, 4]] = -np.inf
@@ -92,8 +93,11 @@ def test_a_prompt_is_cut_from_the_left_so_that_the_new_tokens_fit(served, tiny_m
             break
         expected += VOCABULARY[ids[-1]].encode()
     assert long["text"][0] == expected
-    most = ask(served, ["abcdefghijklmnopqrst"], max_new_tokens=10_000)
-    np.testing.assert_array_equal(most["text"], ask(served, ["zzzt"], max_new_tokens=LENGTH)["text"])
+    # A quarter is the prompt's in any case, and of a short prompt nothing is cut.
+    most = ask(served, [text, "abc"], max_new_tokens=10_000)
+    enough = ask(served, ["zzzzzzzz" + text[-6:], "abc"], max_new_tokens=[LENGTH - 5, LENGTH - 3])
+    np.testing.assert_array_equal(most["text"], enough["text"])
+    assert (most["num_tokens"] <= [LENGTH - 5, LENGTH - 3]).all()
 
 
 BAD = [
