@@ -82,7 +82,7 @@ def find_preset(preset: str, download: bool = False, key: str = "model.preset") 
                 f"{key}: {path} is a run that has written no preset; let a bert_pretraining run finish there"
             )
         return (written if is_workdir else path).absolute()
-    if path.exists() or len(path.parts) != 1:
+    if path.exists() or os.sep in preset:
         what = "is no folder" if path.exists() else "does not exist"
         raise MissingFileError(
             f"{key}: {path} {what}; expected a Keras preset folder, a Hugging Face folder, or the name of a KerasHub "
@@ -92,10 +92,11 @@ def find_preset(preset: str, download: bool = False, key: str = "model.preset") 
     if folder is None and download:
         folder = _download(preset, key)
     if folder is None:
+        allow = "set model.download: true to let KerasHub download it, or " if key == "model.preset" else ""
         raise MissingFileError(
-            f"{key}: there is no folder {preset} here and no preset of that name in {_cache()}; set model.download: "
-            f"true to let KerasHub download it, or fetch the Kaggle model keras/bert/keras/{preset} elsewhere (files "
-            f"{', '.join(_KERAS_FILES)}) and set {key} to its folder"
+            f"{key}: there is no folder {preset} here and no preset of that name in {_cache()}; {allow}fetch the "
+            f"Kaggle model keras/bert/keras/{preset} elsewhere (files {', '.join(_KERAS_FILES)}) and set {key} to its "
+            "folder"
         )
     return folder
 
@@ -119,8 +120,13 @@ def read_preset(folder: Path, key: str = "model.preset") -> Preset:
                     "model_type")  # fmt: skip
 
 
-def merged_backbone(preset: Preset, given: BackboneConfig | None) -> BackboneConfig:
+def merged_backbone(preset: Preset, given: BackboneConfig | None, key: str = "model.backbone") -> BackboneConfig:
     """A preset's size, with the dropout that a configuration asks for.
+
+    Args:
+        preset: what is there.
+        given: what the configuration says, if anything.
+        key: the configuration's key, for messages.
 
     Raises:
         UserError: the configuration asks for another size than the preset has.
@@ -129,7 +135,7 @@ def merged_backbone(preset: Preset, given: BackboneConfig | None) -> BackboneCon
     for name, value in wanted.items():
         if name != "dropout" and value != getattr(preset.backbone, name):
             raise UserError(
-                f"model.backbone.{name} is {value}, and {getattr(preset.backbone, name)} in {preset.folder / CONFIG}; "
+                f"{key}.{name} is {value}, and {getattr(preset.backbone, name)} in {preset.folder / CONFIG}; "
                 "leave it out, since the preset decides"
             )
     return preset.backbone.model_copy(update=wanted)
