@@ -42,7 +42,7 @@ from pipelines.text.windows import Continuations, Windows
 _PACKING: Mapping[str, Packing] = {
     "masked_language_model": "bert",
     "language_model": "prompt",
-    "sequence_to_sequence": "bert",
+    "sequence_to_sequence": "bert_prompt",
 }
 _TOKENIZER_FOLDER = "tokenizer"
 

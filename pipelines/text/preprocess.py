@@ -14,7 +14,7 @@ from pipelines.text.cleaning import clean, repair
 from pipelines.text.tokenizer import Tokenizer
 from pipelines.text.vocabulary import load_tokenizer
 
-Packing: TypeAlias = Literal["plain", "bert", "prompt"]
+Packing: TypeAlias = Literal["plain", "bert", "prompt", "bert_prompt"]
 
 # What of a text is looked at: room enough for long words, spaces and what cleaning removes, and a bound on the work
 # that a request can ask for.
@@ -33,7 +33,8 @@ class TextPreprocessor(tf.Module):
         tokenizer: texts → ids.
         sequence_length: tokens of a text that are kept, special ones included.
         packing: `plain`: the tokens, the unknown token for an empty text; `bert`: `[CLS]` tokens `[SEP]`, with
-            `segment_ids`; `prompt`: `[CLS]` tokens, of which the last ones are kept.
+            `segment_ids`; `prompt`: `[CLS]` tokens, of which the last ones are kept; `bert_prompt`: `bert`, but
+            the last ones are kept.
         cleaning: what is done to the texts first.
 
     Example:
@@ -58,7 +59,7 @@ class TextPreprocessor(tf.Module):
     @property
     def input_names(self) -> tuple[str, ...]:
         """The names of the model's inputs."""
-        if self.packing == "bert":
+        if self.packing in ("bert", "bert_prompt"):
             return "token_ids", "segment_ids", "padding_mask"
         return ("token_ids", "padding_mask", "bigram_ids") if self._with_bigrams else ("token_ids", "padding_mask")
 
@@ -96,7 +97,7 @@ class TextPreprocessor(tf.Module):
         pad = {"token_ids": self.tokenizer.special_ids["pad"], "bigram_ids": 0}
         inputs = {name: _dense(ids, columns, pad[name]) for name, ids in packed.items()}
         inputs["padding_mask"] = tf.sequence_mask(lengths, columns, tf.int32)
-        if self.packing == "bert":
+        if "segment_ids" in self.input_names:
             inputs["segment_ids"] = tf.zeros_like(inputs["token_ids"])
         for tensor in inputs.values():
             tensor.set_shape([raw["text"].shape[0], None])
@@ -142,7 +143,7 @@ class TextPreprocessor(tf.Module):
     def _part(self, text: tf.Tensor, most: int, unit: str) -> tf.Tensor:
         length = tf.fill(tf.shape(text), most)
         start = tf.zeros_like(length)
-        if self.packing == "prompt":
+        if self.packing in ("prompt", "bert_prompt"):
             start = tf.maximum(tf.strings.length(text, unit=unit) - most, 0)
         return tf.strings.substr(text, start, length, unit=unit)
 
@@ -150,9 +151,10 @@ class TextPreprocessor(tf.Module):
         special = self.tokenizer.special_ids
         num_texts = ids.nrows()
         start = tf.fill([num_texts, 1], special["start"])
-        if self.packing == "bert":
+        if self.packing in ("bert", "bert_prompt"):
             end = tf.fill([num_texts, 1], special["end"])
-            return tf.concat([start, ids[:, : self.sequence_length - 2], end], axis=1)
+            most = self.sequence_length - 2
+            return tf.concat([start, ids[:, :most] if self.packing == "bert" else ids[:, -most:], end], axis=1)
         if self.packing == "prompt":
             return tf.concat([start, ids[:, -(self.sequence_length - 1) :]], axis=1)
         # A row of padding alone has no last step, and its mean is 0 / 0.

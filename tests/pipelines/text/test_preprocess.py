@@ -56,6 +56,17 @@ def test_rows_for_bert(make: Callable) -> None:
     assert rows(preprocessor(make, "wordpiece", 5), "good " * 9)["token_ids"] == [[2, 5, 5, 5, 3]]
 
 
+def test_rows_of_an_encoders_prompts_keep_the_end_between_both_special_tokens(make: Callable) -> None:
+    preprocess = preprocessor(make, "characters", 5, "bert_prompt")
+    inputs = preprocess({"text": tf.constant(["好书好书不", "不"])})
+    plain = preprocessor(make, "characters", 5, "plain")({"text": tf.constant(["书好书不", "不"])})["token_ids"].numpy()
+    special = preprocess.tokenizer.special_ids
+    start, end = special["start"], special["end"]
+    assert inputs["token_ids"].numpy().tolist() == [[start, *plain[0, 1:4], end], [start, plain[1, 0], end, 0, 0]]
+    assert inputs["padding_mask"].numpy().tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
+    assert not inputs["segment_ids"].numpy().any()
+
+
 def test_rows_of_prompts_keep_the_end(make: Callable) -> None:
     preprocess = preprocessor(make, "wordpiece", 8, "prompt")
     found = rows(preprocess, "good books", "", "good " * 9 + "book!")
