@@ -35,7 +35,8 @@ def plain_backbone() -> keras_hub.models.BertBackbone:
     backbone = keras_hub.models.BertBackbone(vocabulary_size=len(VOCABULARY), **SIZE)
     random = np.random.default_rng(0)
     for variable in backbone.weights:
-        variable.assign(variable.numpy() + 0.3 * random.normal(size=variable.shape))
+        start = 1.0 if variable.path.endswith("gamma") else 0.0
+        variable.assign(start + 0.3 * random.normal(size=variable.shape))
     return backbone
 
 

@@ -148,8 +148,8 @@ def filled(model, info, bert_preprocess, texts):
 
 def test_masks_are_filled_by_the_likeliest_token(model, info, bert_preprocess):
     vocabulary = np.array(bert_preprocess.tokenizer.vocabulary)
-    # 我 [MASK] 书 [MASK] ， with the special tokens around it.
-    ids = [2, 5, 4, 8, 4, vocabulary.tolist().index("，"), 3]
+    # 我 [MASK] 书 [MASK] 。 with the special tokens around it.
+    ids = [2, 5, 4, 8, 4, vocabulary.tolist().index("。"), 3]
     features = {
         "token_ids": np.int32([ids]),
         "segment_ids": np.zeros((1, 7), np.int32),
@@ -159,12 +159,12 @@ def test_masks_are_filled_by_the_likeliest_token(model, info, bert_preprocess):
     logits = model(features)["masked_logits"].numpy()[0]
     logits[:, :5] = -np.inf
     first, second = (token.removeprefix("##") for token in vocabulary[logits.argmax(axis=-1)])
-    texts = ["我[MASK]书[MASK]，", "没有 Masks", "", "我[MASK]书[MASK]，"]
+    texts = ["我[MASK]书[MASK]。", "没有 Masks", "", "我[MASK]书[MASK]。"]
     assert filled(model, info, bert_preprocess, texts) == [
-        f"我{first}书{second}，",
+        f"我{first}书{second}。",
         "没有 Masks",
         "",
-        f"我{first}书{second}，",
+        f"我{first}书{second}。",
     ]
 
 
