@@ -34,7 +34,8 @@ def main() -> None:
     for name, part in (("train", kept), ("test", test)):
         # Written by pandas with quotes where they are needed, so that any CSV reader gives the same texts.
         part.to_csv(folder / f"{name}.tsv", sep="\t", index=False, lineterminator="\n")
-    print(f"{len(frame):,} phrases: {len(test):,} held out, {len(train) - len(kept):,} left out, {len(kept):,} to train on")
+    left_out = len(train) - len(kept)
+    print(f"{len(frame):,} phrases: {len(test):,} held out, {left_out:,} left out, {len(kept):,} to train on")
 
 
 def overlapping(phrases: list[str], held_out: list[str]) -> pd.Series:
