@@ -64,7 +64,9 @@ def _write_version(
     remove_temporaries(output)
     number = next_version(output) if version is None else version
     with atomic_folder(output / str(number)) as folder:
-        tf.saved_model.save(module, str(folder), signatures=dict(module.functions))
+        # What is served needs no gradients; those of our LSTM read a loop's tensors, which a SavedModel cannot hold.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, str(folder), signatures=dict(module.functions), options=options)
         _name_inputs(folder / "saved_model.pb", module.preprocess.served_names)
         description = {
             "chapter": config.model.chapter,
