@@ -13,6 +13,7 @@ from pipelines.data import SPLITS, DatasetInfo, Preprocessor, Split
 from pipelines.errors import UserError
 from pipelines.shares import Shares, finished, shuffled, traced
 from pipelines.text.corpus_examples import ExampleMaker, Tensors
+from pipelines.text.stateless import random_keys
 
 # Pairs, masks and cuts of an evaluation are those of this seed and epoch, whatever the training's seed is.
 EVALUATION_SEED, EVALUATION_EPOCH = 0, -1
@@ -30,7 +31,7 @@ class CorpusData:
         origin: the corpus, for messages.
 
     Raises:
-        UserError: there are fewer training examples than one batch needs.
+        UserError: there are no training examples, or fewer than one batch needs.
     """
 
     def __init__(
@@ -43,6 +44,12 @@ class CorpusData:
         origin: str,
     ) -> None:
         num_training = len(examples["train"])
+        if not num_training:
+            raise UserError(
+                f"{origin}: no training document is long enough for an example: all {examples['train'].num_left_out} "
+                "have less than two words or tokens; add longer documents, or see data.parts[].documents for what "
+                "separates them"
+            )
         if num_training < config.batch_size:
             raise UserError(
                 f"{origin}: {num_training} training examples are fewer than one batch of {config.batch_size}; set "
@@ -91,10 +98,11 @@ class CorpusData:
         return finished(elements, lambda element: batch(element, context))
 
     def evaluation(self, split: Split, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        """All examples of a split once, short ones first: `(features, labels, weight)`, every weight 1.0.
+        """All examples of a split once: `(features, labels, weight)`, every weight 1.0.
 
-        Pairs, masks and cuts are the same every time, for every training seed. With an `input_context` the last batch
-        is filled up with rows of weight 0.0, so that it can be divided among replicas.
+        A batch has examples of similar length, and the batches come in a random order, so that the first ones are a
+        fair sample of the split. Order, pairs, masks and cuts are the same every time, for every training seed. With an
+        `input_context` the last batch is filled up with rows of weight 0.0, so that it can be divided among replicas.
         """
         key = (split, Shares.of(self.batch_size, input_context))
         if key not in self._evaluations:
@@ -142,6 +150,10 @@ class CorpusData:
     def _in_order(self, maker: ExampleMaker, shares: Shares) -> tf.data.Dataset:
         num_examples, batch_size = len(maker), self.batch_size
         order = np.argsort(maker.lengths(np.arange(num_examples)), kind="stable")
+        # The full batches in another order; what is left over, the longest examples, stays at the end.
+        full = num_examples // batch_size * batch_size
+        moved = np.argsort(random_keys(EVALUATION_SEED, np.arange(full // batch_size)))
+        order[:full] = order[:full].reshape(-1, batch_size)[moved].ravel()
 
         def make(element: tf.Tensor) -> tuple[Tensors, Tensors, tf.Tensor]:
             step, replica = element // shares.local_replicas, shares.first_replica + element % shares.local_replicas

@@ -201,6 +201,15 @@ def test_evaluation_is_the_same_every_time(load: Callable, task: str) -> None:
     assert weights.tolist() == [1.0] * data.info.counts["test"]
 
 
+def test_the_first_batches_of_an_evaluation_are_a_sample(load: Callable) -> None:
+    """Training splits are measured by their first batches: these must not be the shortest texts."""
+    data = load("language_model", [text for text in documents(300) for text in (text, text * 2)], batch_size=4)
+    lengths = [float(tf.reduce_mean(labels["characters"])) for _, labels, _ in data.evaluation("train")]
+    first = lengths[: len(lengths) // 4]
+    assert abs(np.mean(first) - np.mean(lengths)) < 0.5 * np.std(lengths)
+    assert np.std(lengths) > 1.0
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_evaluation_is_filled_up_for_replicas(load: Callable, task: str) -> None:
     data = load(task)
@@ -351,6 +360,11 @@ def test_nothing_left(load: Callable) -> None:
 def test_fewer_examples_than_a_batch(load: Callable) -> None:
     with pytest.raises(UserError, match=r"training examples are fewer than one batch of 500; set data\.batch_size"):
         load(batch_size=500)
+
+
+def test_no_document_is_long_enough(load: Callable) -> None:
+    with pytest.raises(UserError, match=r"corpus\.txt: no training document is long enough for an example: all 14 "):
+        load(texts=["好"] * 20)
 
 
 def test_examples_cannot_be_listed(load: Callable) -> None:
