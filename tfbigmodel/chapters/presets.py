@@ -142,21 +142,32 @@ def merged_backbone(preset: Preset, given: BackboneConfig | None, key: str = "mo
 
 
 def check_vocabulary(preset: Preset, vocabulary: Path) -> None:
-    """Checks that a tokenizer's vocabulary is as large as the preset's token embedding.
+    """Checks that a tokenizer's vocabulary is the one that the preset's token embedding was trained with.
 
     Args:
         preset: the encoder.
         vocabulary: a file of one token per line, or a folder that holds a vocabulary.
 
     Raises:
-        UserError: it is missing, or its size is another one; the message names both numbers and both files.
+        UserError: it is missing, its size is another one, or the preset's own has other tokens; the message names both
+            files.
     """
-    file, size = _vocabulary(vocabulary)
-    if size != preset.vocabulary_size:
+    file, tokens = _vocabulary(vocabulary)
+    if len(tokens) != preset.vocabulary_size:
         raise UserError(
-            f"{file} has {size} tokens, and the weights of {preset.folder} are for {preset.vocabulary_size} "
+            f"{file} has {len(tokens)} tokens, and the weights of {preset.folder} are for {preset.vocabulary_size} "
             f"({preset.folder / CONFIG}); use the vocabulary that belongs to the weights"
         )
+    # Weights may come without a vocabulary; then the size is all that can be compared.
+    if _vocabulary_file(preset.folder) in (None, file):
+        return
+    own_file, own = _vocabulary(preset.folder)
+    for index, (token, expected) in enumerate(zip(tokens, own, strict=False)):
+        if token != expected:
+            raise UserError(
+                f'{file}: token {index} is "{token}", and "{expected}" in {own_file}, which the weights were trained '
+                "with; use the vocabulary that belongs to the weights"
+            )
 
 
 def load_backbone(preset: Preset) -> keras_hub.models.BertBackbone:
@@ -275,24 +286,27 @@ def _vocabulary_size(folder: Path, size: Any, key: str) -> int:
     return size
 
 
-def _vocabulary(path: Path) -> tuple[Path, int]:
-    """The file of a vocabulary, and the number of its tokens."""
-    if path.is_dir():
-        candidates = [path / name for name in (KERAS_VOCABULARY, "vocab.txt", "tokenizer.json")]
-        file = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if file is None:
-            raise MissingFileError(f"{path} has no vocabulary: none of {KERAS_VOCABULARY}, vocab.txt, tokenizer.json")
-    else:
-        _require(path, "the vocabulary (data.tokenizer.vocabulary)")
-        file = path
+def _vocabulary_file(folder: Path) -> Path | None:
+    candidates = [folder / name for name in (KERAS_VOCABULARY, "vocab.txt", "tokenizer.json")]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _vocabulary(path: Path) -> tuple[Path, list[str]]:
+    """The file of a vocabulary, and its tokens in the order of their ids."""
+    file = _vocabulary_file(path) if path.is_dir() else path
+    if file is None:
+        raise MissingFileError(f"{path} has no vocabulary: none of {KERAS_VOCABULARY}, vocab.txt, tokenizer.json")
+    _require(file, "the vocabulary (data.tokenizer.vocabulary)")
     if file.suffix == ".json":
         tokenizer = _read_object(file, "data.tokenizer.vocabulary")
         try:
-            return file, len({*tokenizer["model"]["vocab"], *(t["content"] for t in tokenizer.get("added_tokens", ()))})
+            added = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", ())}
+            ids: dict[str, int] = {**tokenizer["model"]["vocab"], **added}
+            return file, sorted(ids, key=lambda token: ids[token])
         except (KeyError, TypeError) as error:
             raise UserError(f"{file} holds no vocabulary; expected model.vocab, as Hugging Face writes it") from error
-    with open(file, "rb") as lines:
-        return file, sum(1 for _ in lines)
+    lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
+    return file, [line.removesuffix(b"\r").decode(errors="replace") for line in lines]
 
 
 def _weights(preset: Preset) -> Path:

@@ -239,6 +239,22 @@ def test_vocabularies_must_have_as_many_tokens_as_the_weights(preset, hugging_fa
     )
 
 
+def test_vocabularies_must_have_the_tokens_that_the_weights_were_trained_with(preset, tmp_path):
+    """As many tokens in another order would give every text the wrong embeddings."""
+    found = read_preset(preset)
+    own = next(preset / name for name in ("assets/tokenizer/vocabulary.txt", "vocab.txt") if (preset / name).is_file())
+    tokens = own.read_text(encoding="utf-8").splitlines()
+    other = tmp_path / "vocabulary.txt"
+    other.write_bytes("\r\n".join(tokens).encode("utf-8-sig"))
+    check_vocabulary(found, other)
+    tokens[7], tokens[8] = tokens[8], tokens[7]
+    other.write_text("\n".join(tokens), encoding="utf-8")
+    assert message_of(check_vocabulary, found, other) == (
+        f'{other}: token 7 is "{tokens[7]}", and "{tokens[8]}" in {own}, which the weights were trained with; use the '
+        "vocabulary that belongs to the weights"
+    )
+
+
 def test_vocabularies_of_fast_tokenizers(hugging_face_preset, tmp_path):
     found = read_preset(hugging_face_preset)
     assert "has no vocabulary: none of assets/tokenizer/vocabulary.txt" in message_of(check_vocabulary, found, tmp_path)
@@ -248,7 +264,7 @@ def test_vocabularies_of_fast_tokenizers(hugging_face_preset, tmp_path):
     assert f"{file} holds no vocabulary; expected model.vocab" in message_of(check_vocabulary, found, tmp_path)
     tokenizer = {
         "model": {"vocab": {str(i): i for i in range(20)}},
-        "added_tokens": [{"content": "0"}, {"content": "x"}],
+        "added_tokens": [{"content": "0", "id": 0}, {"content": "x", "id": 20}],
     }
     file.write_text(json.dumps(tokenizer))
     assert f"{file} has 21 tokens" in message_of(check_vocabulary, found, tmp_path)
