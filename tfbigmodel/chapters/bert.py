@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveInt
 
-from pipelines.config import Section, TableConfig, TokenizerConfig
+from pipelines.config import BuiltinConfig, Section, TableConfig, TokenizerConfig
 from pipelines.errors import UserError
 
 if TYPE_CHECKING:
@@ -141,12 +141,14 @@ def with_wordpiece(config: RunConfig, backbone: BackboneConfig, **from_preset: A
         **from_preset: fields of the tokenizer that a preset decides on.
 
     Raises:
-        UserError: another kind of tokenizer is asked for, texts longer than the encoder reads, or a table without a
-            column of texts.
+        UserError: another kind of tokenizer is asked for, texts longer than the encoder reads, a table without a column
+            of texts, or images.
     """
     data, chapter = config.data, config.model.chapter
     if isinstance(data, TableConfig) and data.text is None:
         raise UserError(f"data.text is missing: {chapter} reads texts; name the column of {data.path} that holds them")
+    if isinstance(data, BuiltinConfig) and data.name == "digits":
+        raise UserError(f"model.chapter: {chapter} reads texts, and builtin digits are images; choose dense")
     tokenizer = data.tokenizer or TokenizerConfig()
     given = data.tokenizer.model_fields_set if data.tokenizer else set()
     if "kind" in given and tokenizer.kind != "wordpiece":

@@ -283,6 +283,12 @@ def test_without_a_preset_a_vocabulary_is_learned():
     assert resolve(run_config()).data.tokenizer.sequence_length == 128
 
 
+def test_images_are_told_from_texts():
+    config = {"data": {"source": "builtin", "name": "digits"}, "model": {"chapter": "bert_classifier"}}
+    with pytest.raises(UserError, match="bert_classifier reads texts, and builtin digits are images; choose dense"):
+        resolve(validate_config(config, "test"))
+
+
 @pytest.mark.parametrize(
     ("data", "model", "message"),
     [
