@@ -152,7 +152,8 @@ def check_threshold(threshold: float | None, info: DatasetInfo) -> None:
         UserError: it is given, and there are not exactly two classes.
     """
     if threshold is not None and info.num_classes != 2:
+        none = "none: it is " + ("a regression" if info.task == "regression" else "for a model of language")
         raise UserError(
-            f"a decision threshold ({threshold}) is for two classes; this data has "
-            f"{info.num_classes or 'none: it is a regression'}; leave it out"
+            f"a decision threshold ({threshold}) is for two classes; this data has {info.num_classes or none}; "
+            "leave it out"
         )

@@ -257,7 +257,7 @@ def test_the_same_seed_writes_the_same(run):
         (["--top_p", "1.5"], "error: top_p: expected less than or equal to 1, received 1.5"),
         (["--num_beams", "0"], "error: num_beams: expected greater than or equal to 1, received 0"),
         (["--temperature", "-1"], "error: temperature: expected greater than or equal to 0, received -1.0"),
-        (["--threshold", "0.5"], "a decision threshold (0.5) is for two classes"),
+        (["--threshold", "0.5"], "is for two classes; this data has none: it is for a model of language; leave it out"),
     ],
 )
 def test_flags_that_make_no_sense_are_told(run, capsys, arguments, message):
