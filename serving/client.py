@@ -286,8 +286,10 @@ def _encoded(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "USO":
         return array
     encoded = np.empty(array.shape, object)
+    # A command line's bytes that are no UTF-8 are sent as they were: what they mean is for the model to say.
     encoded.reshape(-1)[:] = [
-        item.encode("utf-8") if isinstance(item, str) else item for item in array.astype(object).reshape(-1).tolist()
+        item.encode("utf-8", "surrogateescape") if isinstance(item, str) else item
+        for item in array.astype(object).reshape(-1).tolist()
     ]
     return encoded
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -86,7 +87,9 @@ def predict(
         frame = pipelines.read_table(path, config.data)
         examples = pipelines.read_examples(path, config.data, module.preprocess, info, labelled=False)
     elif texts:
-        frame = pd.DataFrame({"text": list(texts)})
+        # A command line's byte that is no UTF-8, and half a surrogate pair: they are no text, and no table holds them.
+        texts = [re.sub("[\ud800-\udfff]", "\ufffd", text) for text in texts]
+        frame = pd.DataFrame({"text": texts})
         examples = pipelines.read_texts(texts, module.preprocess)
     else:
         frame = pd.DataFrame({"image": [str(path) for path in images]})

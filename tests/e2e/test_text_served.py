@@ -159,8 +159,16 @@ def test_a_classifier_answers_alike_on_every_path(chapter: str, request: pytest.
 
 def test_invalid_utf8_is_answered_as_if_it_had_the_replacement_character(lstm: Path):
     with served(lstm) as client:
-        answer = client.predict("m", {"text": np.array([b"\xe5\xa5", b"\xff\xfe", "�".encode()], object)})
+        texts = [b"\xff\xfe\xe4\xb9\xa6", "\ufffd\ufffd书".encode(), b"\xe5\xa5"]
+        answer = client.predict("m", {"text": np.array(texts, object)})
+        from_command_line = client.predict("m", {"text": np.array(["\udcff\udcfe书"], object)})
+    np.testing.assert_array_equal(answer["logits"][0], answer["logits"][1])
+    np.testing.assert_allclose(from_command_line["logits"][0], answer["logits"][0], atol=1e-6)
     assert np.isfinite(answer["logits"]).all()
+    # On a command line such bytes are halves of surrogate pairs.
+    predicted = tfbigmodel.predict(lstm, texts=["\udcff\udcfe书"])
+    assert predicted["text"].tolist() == ["\ufffd\ufffd书"]
+    np.testing.assert_allclose(predicted["probability"], answer["probabilities"][0].max(), atol=1e-6)
 
 
 def test_pretraining_answers_alike_on_every_path(pretraining: Path, tmp_path: Path):
