@@ -185,17 +185,12 @@ def _parse_threshold(text: str | None) -> float | Literal["auto"] | None:
 
 def _load_data(config: RunConfig, run: Workdir, data_dir: Path | str | None) -> Data:
     from tfbigmodel.model import load_data
-    from tfbigmodel.workdir import check_fingerprint
+    from tfbigmodel.workdir import check_fingerprint, with_kept_vocabulary
 
     if data_dir is not None:
         moved = config.data.model_copy(update={"data_dir": Path(data_dir).absolute()})
         config = config.model_copy(update={"data": moved})
-    tokenizer = config.data.tokenizer
-    if tokenizer and tokenizer.vocabulary and not Path(config.data.data_dir, tokenizer.vocabulary).exists():
-        # The preset has moved or gone; the run has kept its vocabulary.
-        kept = tokenizer.model_copy(update={"vocabulary": run.preprocessor / "vocabulary.txt"})
-        config = config.model_copy(update={"data": config.data.model_copy(update={"tokenizer": kept})})
-    data = load_data(config)
+    data = load_data(with_kept_vocabulary(config, run))
     check_fingerprint(run, data.info)
     return data
 

@@ -137,6 +137,8 @@ def answer_columns(outputs: dict[str, np.ndarray], info: DatasetInfo, all_probab
     if info.task == "regression":
         return {"prediction": outputs["prediction"]}
     if info.task != "classification":  # a model of language answers with a text
+        if all_probabilities:
+            raise UserError("--all_probabilities: a model of language answers with a text, which has no classes")
         return {"prediction": [text.decode() for text in outputs["text"]]}
     labels = [label.decode() for label in outputs["label"]]
     index = {name: position for position, name in enumerate(info.class_names)}

@@ -132,10 +132,10 @@ def _run(
     from tfbigmodel.training.fit import fit
     from tfbigmodel.training.optimizers import make_optimizer
     from tfbigmodel.training.rule import make_rule, updates_per_epoch
-    from tfbigmodel.workdir import keep_data_description
+    from tfbigmodel.workdir import keep_data_description, with_kept_vocabulary
 
     chief = is_chief(strategy)
-    data = load_data(config)
+    data = load_data(with_kept_vocabulary(config, workdir))
     task = make_task(config, data.info)  # which checks that the chapter can learn from such data
     if len(set(agree(strategy, _digest(config, data.info)))) > 1:
         raise UserError("the workers have different configurations or data; give all of them the same")

@@ -156,6 +156,18 @@ def keep_data_description(workdir: Workdir, info: DatasetInfo, preprocess: Prepr
     write_json(workdir.info_file, info.to_json())
 
 
+def with_kept_vocabulary(config: RunConfig, workdir: Workdir) -> RunConfig:
+    """The configuration to read a run's data with: where its preset has moved or gone, the run has the vocabulary."""
+    tokenizer = config.data.tokenizer
+    kept = workdir.preprocessor.absolute() / "vocabulary.txt"
+    if tokenizer is None or tokenizer.vocabulary is None or not kept.is_file():
+        return config
+    if Path(config.data.data_dir, tokenizer.vocabulary).exists():
+        return config
+    tokenizer = tokenizer.model_copy(update={"vocabulary": kept})
+    return config.model_copy(update={"data": config.data.model_copy(update={"tokenizer": tokenizer})})
+
+
 def check_fingerprint(workdir: Workdir, info: DatasetInfo) -> None:
     """Checks that data is what a run was trained on.
 

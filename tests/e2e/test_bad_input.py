@@ -107,7 +107,10 @@ def test_a_missing_configuration(refused):
         ("training.epohcs=3", "digits.yaml: training.epohcs: unknown key; did you mean training.epochs?"),
         ("training.epochs=many", "digits.yaml: training.epochs: expected a valid integer, received 'many'"),
         ("training.epochs", "--set training.epochs: expected section.key=value, such as --set training.epochs=3"),
-        ("data.source=csv", "digits.yaml: data.source: expected one of 'builtin', 'tfds', 'table', 'corpus', received 'csv'"),
+        (
+            "data.source=csv",
+            "digits.yaml: data.source: expected one of 'builtin', 'tfds', 'table', 'corpus', received 'csv'",
+        ),
     ],
 )
 def test_a_wrong_configuration(refused, override, told):

@@ -5,6 +5,7 @@ Toy sizes and a corpus of a few hundred made-up reviews; what is compared are nu
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import tfbigmodel
+from pipelines.errors import UserError
 from serving.client import Client
 from tfbigmodel.config import resolve, validate_config
 
@@ -205,6 +207,21 @@ def test_generation_answers_alike_on_every_path(generator: Path, tmp_path: Path)
     assert answer["text"].tolist() == loaded["text"].tolist()
     np.testing.assert_allclose(answer["log_probability"], loaded["log_probability"], atol=1e-5)
     assert (answer["num_tokens"] <= parameters["max_new_tokens"]).all()
+
+
+def test_a_run_goes_on_where_its_preset_is_gone(folder: Path, pretraining: Path, tmp_path: Path):
+    workdir, preset = tmp_path / "run", tmp_path / "preset"
+    shutil.copytree(pretraining / "preset", preset)
+    model = {"chapter": "bert_classifier", "preset": str(preset)}
+    data = {"data_dir": str(folder), "batch_size": 16, **table(tokenizer={"kind": "wordpiece", "sequence_length": 48})}
+    values = {"data": data, "model": model, "training": {"epochs": 1}}
+    tfbigmodel.train(resolve(validate_config(values, "run")), workdir)
+    shutil.rmtree(preset)
+    config = tfbigmodel.load_config(workdir / "config.yaml", ["training.epochs=2"])
+    metrics = tfbigmodel.train(config, workdir)
+    assert tfbigmodel.evaluate(workdir)["metrics"]["loss"] == metrics["test"]["loss"]
+    with pytest.raises(UserError, match="--all_probabilities"):
+        tfbigmodel.predict(pretraining, texts=["这书"], all_probabilities=True)
 
 
 @pytest.mark.parametrize("chapter", ["lstm", "pretraining", "bert", "generator"])
