@@ -12,9 +12,11 @@ import tfbigmodel
 from pipelines.data import DatasetInfo, TextInfo
 from pipelines.errors import UserError
 from tfbigmodel.chapters.text_generator import TextGeneratorConfig, build, prefers_xla, task
+from tfbigmodel.config import TrainingConfig
 from tfbigmodel.predict import main as predict_command
 from tfbigmodel.predict import predict
 from tfbigmodel.tasks.language_model import LanguageModel
+from tfbigmodel.training.distribution import make_strategy
 from tfbigmodel.training.loop import UpdateRule, make_train_steps
 
 SPECIAL_IDS = {"pad": 0, "unknown": 1, "start": 2, "end": 3, "mask": 4}
@@ -172,8 +174,10 @@ def test_a_saved_model_is_the_same(tmp_path):
 def test_two_replicas_learn_what_one_learns():
     info = make_info()
     losses, weights = [], []
-    for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
-        strategy = tf.distribute.MirroredStrategy(devices)
+    for strategy in (
+        tf.distribute.get_strategy(),
+        make_strategy(TrainingConfig(strategy="mirrored", virtual_cpus=2)),  # one for the life of the process
+    ):
         with strategy.scope():
             model = build(config(), info, "float32", seed=1)
             optimizer = keras.optimizers.Adam(0.01)
