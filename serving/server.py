@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("serving")
 
+# How long a signal waits to be seen at most.
+_SIGNAL_SECONDS = 0.5
 _LOOPBACK = ("127.", "localhost", "::1")
 
 
@@ -121,7 +123,10 @@ def serve(options: ServerOptions, warnings: Sequence[str] = ()) -> None:
         server.start()
         sys.stdout.write(f"Running gRPC ModelServer at {server.address} ...\n")
         sys.stdout.flush()  # scripts wait for this line, through a pipe
-        stop.wait()
+        # Python runs a signal's handler in this thread, and the system may hand the signal to another one: this one has
+        # to wake up by itself to see it.
+        while not stop.wait(timeout=_SIGNAL_SECONDS):
+            pass
         logger.info("stopping: no new requests, waiting for those under way")
         _drain(server, options.drain_timeout_seconds, hurry)
     manager.close(timeout=1.0)
