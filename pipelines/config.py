@@ -3,18 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-
-class Section(BaseModel):
-    """A part of a configuration: unknown keys are refused, values are not changed after validation."""
-
-    # `strict` keeps "64" from passing for 64 and 1 for true; the docstring under a field is its description in the
-    # JSON schema, which editors show.
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
+from pipelines.images.config import AugmentationConfig, ImageConfig
+from pipelines.section import Section
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -114,7 +106,15 @@ class TextConfig(BatchingConfig):
     """Train on so many examples only, drawn with `split.seed` from the training split, classes in equal shares."""
 
 
-class BuiltinConfig(TextConfig):
+class ImagesConfig(BatchingConfig):
+    """What sources of images have besides."""
+
+    images: ImageConfig | None = None
+    """The form in which the model sees images; what the chapter needs, or as they are, where it is not given."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
+class BuiltinConfig(TextConfig, ImagesConfig):
     """Data that ships with the packages this project needs: nothing to fetch."""
 
     source: Literal["builtin"]
@@ -123,7 +123,7 @@ class BuiltinConfig(TextConfig):
     of books, hotels, laptops and other things, `positive` or `negative`."""
 
 
-class TfdsConfig(TextConfig):
+class TfdsConfig(TextConfig, ImagesConfig):
     """A TensorFlow Datasets dataset, already prepared in `data_dir` unless `download` is set."""
 
     source: Literal["tfds"]
@@ -180,6 +180,24 @@ class TableConfig(TextConfig):
     """The character between cells; by suffix (`,` for .csv, tab for .tsv) where it is not given."""
     encoding: Literal["utf-8", "gb18030"] = "utf-8"
     """The text's encoding; a byte-order mark is accepted in UTF-8."""
+
+
+class ImageFolderConfig(ImagesConfig):
+    """A folder of images, one sub-folder per class."""
+
+    source: Literal["image_folder"]
+    path: str
+    """The folder, relative to `data_dir`: `train/`, and if there are any `validation/` and `test/`, with a sub-folder
+    for each class in them; or the classes' sub-folders themselves, which are then divided by `split`."""
+    classes: Annotated[list[str], Field(min_length=2)] | None = None
+    """The sub-folders to use, in this order; all of them, sorted by name, where it is not given."""
+    broken: Literal["refuse", "skip"] = "refuse"
+    """Files that are no images, damaged or too large: an error that names them, or left out and counted."""
+    train_examples: PositiveInt | None = None
+    """Train on so many images only, drawn with `split.seed` from the training split, classes in equal shares."""
+    cache_dir: Annotated[Path, Field(strict=False)] | None = None
+    """Where the result of checking the images is kept, so that only changed files are checked again; `tfbigmodel` in
+    the user's cache folder if null."""
 
 
 class CorpusPart(Section):
@@ -249,4 +267,6 @@ class CorpusConfig(TextConfig):
     """Where the corpus is kept as numbers, by its content; `tfbigmodel` in the user's cache folder if null."""
 
 
-DataConfig = Annotated[BuiltinConfig | TfdsConfig | TableConfig | CorpusConfig, Field(discriminator="source")]
+DataConfig = Annotated[
+    BuiltinConfig | TfdsConfig | TableConfig | ImageFolderConfig | CorpusConfig, Field(discriminator="source")
+]

@@ -9,6 +9,7 @@ from pipelines.data import Data
 SOURCES = {
     "builtin": "pipelines.sources.builtin",
     "corpus": "pipelines.sources.corpus",
+    "image_folder": "pipelines.sources.image_folder",
     "table": "pipelines.sources.table",
     "tfds": "pipelines.sources.tfds",
 }

@@ -18,8 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from pipelines.config import DataConfig, Section
+from pipelines.config import DataConfig
 from pipelines.errors import MissingFileError, UserError
+from pipelines.section import Section
 from tfbigmodel.chapters import ModelConfig
 from tfbigmodel.config_errors import explain, shortened
 

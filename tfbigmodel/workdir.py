@@ -158,7 +158,7 @@ def keep_data_description(workdir: Workdir, info: DatasetInfo, preprocess: Prepr
 
 def with_kept_vocabulary(config: RunConfig, workdir: Workdir) -> RunConfig:
     """The configuration to read a run's data with: where its preset has moved or gone, the run has the vocabulary."""
-    tokenizer = config.data.tokenizer
+    tokenizer = getattr(config.data, "tokenizer", None)  # images have none
     kept = workdir.preprocessor.absolute() / "vocabulary.txt"
     if tokenizer is None or tokenizer.vocabulary is None or not kept.is_file():
         return config

@@ -12,8 +12,8 @@ from pipelines.config import TextConfig
 from pipelines.data import SPLITS, DatasetInfo, Preprocessor, Split
 from pipelines.errors import UserError
 from pipelines.shares import Shares, finished, shuffled, traced
+from pipelines.stateless import random_keys
 from pipelines.text.corpus_examples import ExampleMaker, Tensors
-from pipelines.text.stateless import random_keys
 
 # Pairs, masks and cuts of an evaluation are those of this seed and epoch, whatever the training's seed is.
 EVALUATION_SEED, EVALUATION_EPOCH = 0, -1

@@ -6,9 +6,9 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from pipelines.stateless import random_keys
 from pipelines.text.masking import Masking
 from pipelines.text.pairs import Pairs
-from pipelines.text.stateless import random_keys
 from pipelines.text.windows import Continuations, Windows
 
 Tensors: TypeAlias = dict[str, tf.Tensor]

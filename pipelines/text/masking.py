@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.config import MaskingConfig
-from pipelines.text.stateless import graph_uniform
+from pipelines.stateless import graph_uniform
 
 
 class Masking(tf.Module):

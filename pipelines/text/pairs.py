@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from pipelines.errors import UserError
-from pipelines.text.stateless import random_keys, random_uniform
+from pipelines.stateless import random_keys, random_uniform
 from pipelines.text.store import Store
 
 # Share of the pairs that are made shorter than they could be, so that the model knows short ones too.

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from pipelines.stateless import random_keys, random_uniform
 from pipelines.text.pairs import rounded_up
-from pipelines.text.stateless import random_keys, random_uniform
 from pipelines.text.store import Store
 
 # In training a prompt is this share of its document's tokens, drawn evenly between them; half of them in evaluation.

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveInt
 
-from pipelines.config import BuiltinConfig, Section, TableConfig, TokenizerConfig
+from pipelines.config import BuiltinConfig, ImageFolderConfig, TableConfig, TextConfig, TokenizerConfig
 from pipelines.errors import UserError
+from pipelines.section import Section
 
 if TYPE_CHECKING:
     import keras
@@ -132,6 +133,20 @@ def bert_text(info: DatasetInfo, backbone: BackboneConfig | None, chapter: str) 
     return info.text
 
 
+def text_section(config: RunConfig) -> TextConfig:
+    """The `data` section of a chapter that reads texts.
+
+    Raises:
+        UserError: the source holds images.
+    """
+    data, chapter = config.data, config.model.chapter
+    if isinstance(data, ImageFolderConfig):
+        raise UserError(f"model.chapter: {chapter} reads texts, and data.source: image_folder has images; use resnet50")
+    if isinstance(data, BuiltinConfig) and data.name == "digits":
+        raise UserError(f"model.chapter: {chapter} reads texts, and builtin digits are images; choose dense")
+    return data
+
+
 def with_wordpiece(config: RunConfig, backbone: BackboneConfig, **from_preset: Any) -> RunConfig:
     """A configuration whose texts are cut into BERT's tokens.
 
@@ -144,11 +159,9 @@ def with_wordpiece(config: RunConfig, backbone: BackboneConfig, **from_preset: A
         UserError: another kind of tokenizer is asked for, texts longer than the encoder reads, a table without a column
             of texts, or images.
     """
-    data, chapter = config.data, config.model.chapter
+    data, chapter = text_section(config), config.model.chapter
     if isinstance(data, TableConfig) and data.text is None:
         raise UserError(f"data.text is missing: {chapter} reads texts; name the column of {data.path} that holds them")
-    if isinstance(data, BuiltinConfig) and data.name == "digits":
-        raise UserError(f"model.chapter: {chapter} reads texts, and builtin digits are images; choose dense")
     tokenizer = data.tokenizer or TokenizerConfig()
     given = data.tokenizer.model_fields_set if data.tokenizer else set()
     if "kind" in given and tokenizer.kind != "wordpiece":

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from pipelines.config import CorpusConfig, Section
+from pipelines.config import CorpusConfig
 from pipelines.errors import UserError
+from pipelines.section import Section
 from tfbigmodel.chapters.bert import (
     BackboneConfig,
     bert_text,
     build_backbone,
     head_initializer,
     seeded_layers,
+    text_section,
     with_wordpiece,
 )
 from tfbigmodel.chapters.presets import check_vocabulary, find_preset, load_into, merged_backbone, read_preset
@@ -74,7 +76,7 @@ def resolve(config: RunConfig) -> RunConfig:
         backbone = model.backbone or BackboneConfig()
         config = with_wordpiece(config, backbone)
         return config.model_copy(update={"model": model.model_copy(update={"backbone": backbone})})
-    tokenizer = config.data.tokenizer
+    tokenizer = text_section(config).tokenizer
     if model.backbone and tokenizer and tokenizer.vocabulary:
         # A workdir's configuration, which was filled in before: only a run that starts needs the preset.
         folder = Path(model.preset)

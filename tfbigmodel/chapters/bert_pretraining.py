@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipelines.config import CorpusConfig, Section
+from pipelines.config import CorpusConfig
 from pipelines.errors import UserError
+from pipelines.section import Section
 from tfbigmodel.chapters.bert import (
     BackboneConfig,
     bert_text,

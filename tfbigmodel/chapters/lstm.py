@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from pipelines.config import Section
 from pipelines.errors import UserError
+from pipelines.section import Section
 
 if TYPE_CHECKING:
     import keras

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from pipelines.config import Section
 from pipelines.errors import UserError
-from tfbigmodel.chapters.bert import BackboneConfig, build_backbone, with_wordpiece
+from pipelines.section import Section
+from tfbigmodel.chapters.bert import BackboneConfig, build_backbone, text_section, with_wordpiece
 from tfbigmodel.chapters.presets import check_vocabulary, find_preset, load_into, merged_backbone, read_preset
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def resolve(config: RunConfig) -> RunConfig:
     _check_task(getattr(config.data, "task", "classification"), model)
     if model.encoder_preset is None:
         return config
-    tokenizer = config.data.tokenizer
+    tokenizer = text_section(config).tokenizer
     if model.encoder and tokenizer and tokenizer.vocabulary:
         # A workdir's configuration, which was filled in before: only a run that starts needs the preset.
         folder = Path(model.encoder_preset)

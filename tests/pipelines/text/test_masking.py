@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from pipelines.config import MaskingConfig
+from pipelines.stateless import random_keys
 from pipelines.text.masking import Masking
-from pipelines.text.stateless import graph_uniform, random_keys, random_keys_of, random_uniform
 
 # The special tokens are not the first ones, as in other people's vocabularies.
 SPECIAL = {"pad": 0, "unknown": 3, "start": 4, "end": 7, "mask": 9}
@@ -141,21 +141,6 @@ def test_inside_tf_data_it_is_the_same() -> None:
     joined = [np.concatenate(parts) for parts in zip(*dataset.as_numpy_iterator(), strict=True)]
     for one, other in zip(joined, masked(masking, ids), strict=True):
         assert (one == other).all()
-
-
-def test_the_graph_draws_what_numpy_draws() -> None:
-    keys = random_keys(3, 5, np.arange(100))
-    exact = random_uniform(keys, 40)
-    assert np.abs(graph_uniform(tf.constant(keys), 40).numpy() - exact).max() < 2.0**-23
-    assert (random_keys_of(keys, 40) == random_keys_of(keys, 50)[:, :40]).all()
-
-
-def test_random_numbers_look_random() -> None:
-    draws = random_uniform(random_keys(0, 0, np.arange(20_000)), 4)
-    assert abs(draws.mean() - 0.5) < 5 / np.sqrt(12 * draws.size)
-    assert np.abs(np.corrcoef(draws.T) - np.eye(4)).max() < 5 / np.sqrt(20_000)
-    assert abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 5 / np.sqrt(20_000)
-    assert len({int(random_keys(a, b, c)) for a in range(10) for b in range(-5, 5) for c in range(10)}) == 1_000
 
 
 @pytest.mark.parametrize(

@@ -43,14 +43,26 @@ def random_keys_of(keys: np.ndarray, num: int) -> np.ndarray:
         return _mix(keys[..., np.newaxis] + np.uint64(_GAMMA) * np.arange(1, num + 1, dtype=np.uint64))
 
 
+def graph_keys(*words: Any) -> tf.Tensor:
+    """`random_keys` in graph operations: the words are integers, or integer tensors that broadcast."""
+    key = tf.constant(0, tf.uint64)
+    for word in words:
+        word = tf.cast(tf.convert_to_tensor(word, None if tf.is_tensor(word) else tf.int64), tf.uint64)
+        key = _graph_mix(key + tf.constant(_GAMMA, tf.uint64) + word)
+    return key
+
+
 def graph_uniform(keys: tf.Tensor, num: Any) -> tf.Tensor:
     """`random_uniform` in graph operations, to float32's 24 bits: keys uint64 `(rows,)` → `(rows, num)`."""
     steps = tf.cast(tf.range(1, num + 1, dtype=tf.int64), tf.uint64)
-    bits = keys[:, tf.newaxis] + tf.constant(_GAMMA, tf.uint64) * steps
+    bits = _graph_mix(keys[:, tf.newaxis] + tf.constant(_GAMMA, tf.uint64) * steps)
+    return tf.cast(_shifted(bits, 40), tf.float32) * 2.0**-24
+
+
+def _graph_mix(bits: tf.Tensor) -> tf.Tensor:
     bits = tf.bitwise.bitwise_xor(bits, _shifted(bits, 30)) * tf.constant(_FIRST, tf.uint64)
     bits = tf.bitwise.bitwise_xor(bits, _shifted(bits, 27)) * tf.constant(_SECOND, tf.uint64)
-    bits = tf.bitwise.bitwise_xor(bits, _shifted(bits, 31))
-    return tf.cast(_shifted(bits, 40), tf.float32) * 2.0**-24
+    return tf.bitwise.bitwise_xor(bits, _shifted(bits, 31))
 
 
 def _shifted(bits: tf.Tensor, places: int) -> tf.Tensor:
