@@ -20,10 +20,15 @@ class Task(Protocol):
     metric_names: ClassVar[tuple[str, ...]]
     higher_is_better: ClassVar[frozenset[str]]
 
-    def loss(self, labels: Any, outputs: Any) -> tf.Tensor:
+    def loss(self, labels: Any, outputs: Any, training: bool = False) -> tf.Tensor:
         """The loss of each example, float32, `(batch_size,)`; what is minimised is its mean over examples.
 
         Its scale must not depend on the other examples of the batch, or replicas would not add up to one.
+
+        Args:
+            labels: what is right.
+            outputs: what the model says.
+            training: the loss that is minimised; it may differ from the one that is measured, as by label smoothing.
         """
         ...
 

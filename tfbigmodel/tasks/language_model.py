@@ -22,12 +22,13 @@ class LanguageModel:
     metric_names: ClassVar[tuple[str, ...]] = ("token_loss", "accuracy", "character_loss")
     higher_is_better: ClassVar[frozenset[str]] = frozenset({"accuracy"})
 
-    def loss(self, labels: Mapping[str, tf.Tensor], outputs: tf.Tensor) -> tf.Tensor:
+    def loss(self, labels: Mapping[str, tf.Tensor], outputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The sum of the tokens' cross-entropies over `mean_tokens`.
 
         Args:
             labels: `token_ids` (int32) and `weights` (float32, 0.0 for padding), `(batch_size, length)`.
             outputs: logits, `(batch_size, length, vocabulary_size)`.
+            training: makes no difference.
 
         Returns:
             float32, `(batch_size,)`.

@@ -30,7 +30,9 @@ class MaskedLanguageModel:
     metric_names: ClassVar[tuple[str, ...]] = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
     higher_is_better: ClassVar[frozenset[str]] = frozenset({"mlm_accuracy", "nsp_accuracy"})
 
-    def loss(self, labels: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    def loss(
+        self, labels: Mapping[str, tf.Tensor], outputs: Mapping[str, tf.Tensor], training: bool = False
+    ) -> tf.Tensor:
         """Both losses of each example.
 
         Args:
@@ -38,6 +40,7 @@ class MaskedLanguageModel:
                 num_predictions)`, and `is_next` (int32, 1 where the second segment follows the first, `(batch_size,)`).
             outputs: `masked_logits`, `(batch_size, num_predictions, vocabulary_size)`, and `next_logits`,
                 `(batch_size, 2)`.
+            training: makes no difference.
 
         Returns:
             float32, `(batch_size,)`.

@@ -22,12 +22,13 @@ class Regression:
     metric_names: ClassVar[tuple[str, ...]] = ("mae",)
     higher_is_better: ClassVar[frozenset[str]] = frozenset()
 
-    def loss(self, labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    def loss(self, labels: tf.Tensor, outputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Squared error.
 
         Args:
             labels: normalised targets, float32, `(batch_size,)`.
             outputs: predictions, `(batch_size, 1)`.
+            training: makes no difference.
 
         Returns:
             The squared error of each example, in normalised units, float32, `(batch_size,)`.

@@ -47,7 +47,8 @@ class UpdateRule:
         accumulation: batches whose gradients are averaged for one update.
         clip_norm: largest global L2 norm of the gradients, or None.
         clip_value: largest absolute gradient component, or None.
-        class_weights: each class's weight in the loss, or None.
+        class_weights: each class's weight in the loss, or None; an example of several classes has their weights' mean by
+            its shares.
         jit_compile: compile the step with XLA.
     """
 
@@ -100,11 +101,11 @@ def make_train_steps(
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             outputs = model(features, training=True)
-            losses = task.loss(labels, outputs)
+            losses = task.loss(labels, outputs, training=True)
             weights = tf.ones_like(losses) if weights is None else weights
             importance = weights
             if rule.class_weights is not None:
-                importance = weights * tf.gather(tf.constant(rule.class_weights, tf.float32), labels)
+                importance = weights * _class_weights(rule.class_weights, labels)
             # Each replica has its share of the global batch, so shares of the mean add up to the mean.
             loss = tf.reduce_sum(losses * importance) / (rule.batch_size * rule.accumulation)
             penalty = tf.add_n(model.losses) / (replicas * rule.accumulation) if model.losses else 0.0
@@ -218,6 +219,12 @@ def make_evaluate(
         return means | task.derived(means)
 
     return evaluate
+
+
+def _class_weights(class_weights: Sequence[float], labels: tf.Tensor) -> tf.Tensor:
+    """The weight of each example: labels are class indices, or shares of the classes, as `Classification` takes them."""
+    of_classes = tf.constant(class_weights, tf.float32)
+    return tf.gather(of_classes, labels) if labels.shape.rank == 1 else tf.linalg.matvec(labels, of_classes)
 
 
 def _accumulator(variable: keras.Variable) -> tf.Variable:

@@ -118,6 +118,36 @@ def test_class_weights_multiply_the_loss():
     assert not np.allclose(results.loss, run(tf.distribute.get_strategy(), sgd, 3)[1].loss)
 
 
+def test_class_weights_of_mixed_labels_are_their_weights_mean():
+    class_weights = np.float32([0.5, 1.0, 4.0])
+    x, y = examples(count=8)
+    shares = (0.75 * np.eye(3)[y] + 0.25 * np.eye(3)[y[::-1]]).astype(np.float32)
+    model = small_model()
+    optimizer = keras.optimizers.SGD(0.1)
+    rule = UpdateRule(8, class_weights=class_weights.tolist())
+    steps = make_train_steps(model, optimizer, CLASSIFICATION, tf.distribute.get_strategy(), rule)
+    log_probabilities = tf.nn.log_softmax(small_model()({"x": x})).numpy()
+    expected = np.mean(-(shares * log_probabilities).sum(axis=1) * (shares * class_weights).sum(axis=1))
+    results = steps(iter(tf.data.Dataset.from_tensors(({"x": x}, shares))), 1)
+    np.testing.assert_allclose(results.loss, [expected], rtol=1e-5)
+    largest = log_probabilities.argmax(axis=1) == shares.argmax(axis=1)
+    assert results.totals["accuracy"].tolist() == [largest.sum()]
+
+
+def test_labels_are_smoothed_in_training_only():
+    x, y = examples(count=8)
+    batch = ({"x": x}, y, np.ones(8, np.float32))
+    task = Classification(("a", "b", "c"), label_smoothing=0.3)
+    log_probabilities = tf.nn.log_softmax(small_model()({"x": x})).numpy()
+    own = -log_probabilities[range(8), y]
+    strategy = tf.distribute.get_strategy()
+    measured = make_evaluate(small_model(), task, strategy)(iter(tf.data.Dataset.from_tensors(batch)), 1)
+    assert measured["loss"] == pytest.approx(own.mean(), rel=1e-5)
+    steps = make_train_steps(small_model(), keras.optimizers.SGD(0.1), task, strategy, UpdateRule(8))
+    smoothed = steps(iter(tf.data.Dataset.from_tensors(batch)), 1).loss
+    np.testing.assert_allclose(smoothed, [np.mean(0.7 * own - 0.3 * log_probabilities.mean(axis=1))], rtol=1e-5)
+
+
 def test_penalties_are_counted_once_whatever_the_number_of_replicas():
     expected, _ = reference(3, l2=0.1)
     for strategy in (tf.distribute.get_strategy(), two_replicas()):
@@ -247,7 +277,7 @@ def test_a_weight_that_nothing_reads_stays_as_it_is():
     class Task:
         metric_names = ()
         metrics = staticmethod(lambda labels, outputs, weights: {})
-        loss = staticmethod(lambda labels, outputs: CLASSIFICATION.loss(labels, outputs["logits"]))
+        loss = staticmethod(lambda labels, outputs, training: CLASSIFICATION.loss(labels, outputs["logits"], training))
 
     train_steps = make_train_steps(model, sgd(), Task, strategy, UpdateRule(BATCH))
     x, y = examples()
