@@ -47,8 +47,8 @@ class UpdateRule:
         accumulation: batches whose gradients are averaged for one update.
         clip_norm: largest global L2 norm of the gradients, or None.
         clip_value: largest absolute gradient component, or None.
-        class_weights: each class's weight in the loss, or None; an example of several classes has their weights' mean by
-            its shares.
+        class_weights: each class's weight in the loss, or None; an example of several classes has the mean of their
+            weights by its shares.
         jit_compile: compile the step with XLA.
     """
 
@@ -222,7 +222,7 @@ def make_evaluate(
 
 
 def _class_weights(class_weights: Sequence[float], labels: tf.Tensor) -> tf.Tensor:
-    """The weight of each example: labels are class indices, or shares of the classes, as `Classification` takes them."""
+    """The weight of each example: labels are class indices or shares, as `Classification` takes them."""
     of_classes = tf.constant(class_weights, tf.float32)
     return tf.gather(of_classes, labels) if labels.shape.rank == 1 else tf.linalg.matvec(labels, of_classes)
 
