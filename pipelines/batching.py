@@ -1,7 +1,8 @@
-"""Batches of examples held in memory: shuffled, sharded among workers and replicas, started anywhere at once."""
+"""Batches of examples read by index: shuffled, sharded among workers and replicas, started anywhere at once."""
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,20 +10,32 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.buckets import bucketed_batch
-from pipelines.config import BatchingConfig, TextConfig
+from pipelines.config import BatchingConfig, ImagesConfig, TextConfig
 from pipelines.data import SPLITS, DatasetInfo, Examples, Preprocessor, Split
 from pipelines.errors import UserError
+from pipelines.images.config import AugmentationConfig
+from pipelines.images.files import ImageFiles
+from pipelines.images.preprocess import ImagePreprocessor
 from pipelines.shares import Shares, finished, shuffled, traced
+from pipelines.stateless import graph_keys
+
+# The word of a key that keeps the random numbers of mixing apart from those of what comes before it.
+_MIXING = 1
 
 
 class MemoryData:
-    """`Data` for examples that fit in memory.
+    """`Data` for examples that fit in memory, or are `ImageFiles` on disk.
+
+    Training images are varied as `config.augmentation` says, by random numbers that depend on the seed, the epoch and
+    the example alone: they are the same after resuming, and however the batch is divided among replicas. Mixup and
+    cutmix take an image's partner from its replica's rows, and are the same for the same number of replicas only.
 
     Args:
         info: what a model needs to know; `counts` and `fingerprint` are filled in here.
         preprocess: maps raw features to model inputs.
         splits: the raw examples of each split, with labels.
-        config: batch size, shuffling and its seed; for texts, how many batches are sorted by length together.
+        config: batch size, shuffling and its seed; for texts, how many batches are sorted by length together; for
+            images, their augmentation.
         lengths: the length of each training example, `(num_examples,)`, where they differ: shuffled batches are then
             made of examples of similar length.
 
@@ -60,7 +73,8 @@ class MemoryData:
         self._lengths = None if lengths is None else _on_cpu(np.asarray(lengths, np.int32))
         self._window = config.bucket_batches if isinstance(config, TextConfig) and lengths is not None else 0
         self._origins = {split: (splits[split].origin, splits[split].rows) for split in SPLITS}
-        self._features = {split: _as_tensors(splits[split].features) for split in SPLITS}
+        self._augmentation = config.augmentation if isinstance(config, ImagesConfig) else AugmentationConfig()
+        self._columns = {split: _columns(splits[split].features) for split in SPLITS}
         self._labels = {split: _on_cpu(splits[split].labels) for split in SPLITS}
         self._train_batch = traced(self._make_train_batch)
         self._evaluations: dict[tuple[Split, Shares], tf.data.Dataset] = {}
@@ -103,7 +117,10 @@ class MemoryData:
         if key not in self._evaluations:
             # Kept, because making it traces the preprocessing, and every epoch ends with an evaluation.
             labels = _scaled(self._labels[split], self.info)
-            self._evaluations[key] = _in_order(self._features[split], labels, self.preprocess, self.batch_size, key[1])
+            num_classes = self.info.num_classes if self._augmentation.mixes_labels else 0
+            self._evaluations[key] = _in_order(
+                self._columns[split], labels, self.preprocess, self.batch_size, key[1], num_classes
+            )
         return self._evaluations[key]
 
     def validation(self, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
@@ -115,13 +132,16 @@ class MemoryData:
         return self.evaluation("test", input_context)
 
     def examples(self, split: Split) -> Examples:
-        """The raw examples of a split, in the order of `evaluation(split)`; strings come as `bytes`."""
+        """The raw examples of a split, in the order of `evaluation(split)`; strings come as `bytes`.
+
+        Labels are class indices or targets, also where the batches have shares of the classes.
+        """
         origin, rows = self._origins[split]
-        features = {name: np.asarray(tensor) for name, tensor in self._features[split].items()}
+        features = {name: column.array() for name, column in self._columns[split].items()}
         return Examples(features, np.asarray(self._labels[split]), origin, rows)
 
     def _make_train_batch(self, rows: int) -> Any:
-        features, labels = self._features["train"], _scaled(self._labels["train"], self.info)
+        columns, labels = self._columns["train"], _scaled(self._labels["train"], self.info)
         num_examples, batch_size, steps_per_epoch = len(labels), self.batch_size, self.steps_per_epoch
 
         def make(element: tf.Tensor, context: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -137,8 +157,13 @@ class MemoryData:
                 index = step * batch_size + replica * rows + tf.range(rows, dtype=tf.int64)
                 if self._shuffle:
                     index = shuffled(index, seed, epoch, num_examples)
-            raw = {name: tf.gather(tensor, index) for name, tensor in features.items()}
-            return self.preprocess(raw), tf.gather(labels, index)
+            raw = {name: column.rows(index) for name, column in columns.items()}
+            label = tf.gather(labels, index)
+            if not isinstance(self.preprocess, ImagePreprocessor) or self._augmentation == AugmentationConfig():
+                return self.preprocess(raw), label
+            return _varied(
+                self.preprocess, raw, label, graph_keys(seed, epoch, index), self.info.num_classes, self._augmentation
+            )
 
         return make
 
@@ -164,17 +189,56 @@ def batches(
     """
     labels = None if examples.labels is None else _scaled(_on_cpu(examples.labels), info)
     shares = Shares.of(batch_size, input_context)
-    return _in_order(_as_tensors(examples.features), labels, preprocess, batch_size, shares)
+    return _in_order(_columns(examples.features), labels, preprocess, batch_size, shares)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """A feature: its values on the CPU, or the paths of the files that hold them."""
+
+    values: tf.Tensor
+    files: ImageFiles | None = None
+
+    def rows(self, index: tf.Tensor) -> tf.Tensor:
+        """Some values, in a graph."""
+        rows = tf.gather(self.values, index)
+        if self.files is None:
+            return rows
+        return tf.map_fn(tf.io.read_file, rows, fn_output_signature=tf.TensorSpec([], tf.string))
+
+    def array(self) -> Any:
+        """All values."""
+        return np.asarray(self.values) if self.files is None else self.files
+
+
+def _varied(
+    preprocess: ImagePreprocessor,
+    raw: Mapping[str, tf.Tensor],
+    labels: tf.Tensor,
+    keys: tf.Tensor,
+    num_classes: int,
+    config: AugmentationConfig,
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """Training images and their labels, augmented; the keys, `(rows,)`, decide how."""
+    from pipelines.images.augmentation import augment
+    from pipelines.images.mixing import mix
+
+    image = preprocess.normalised(augment(preprocess.pixels(raw), keys, config))
+    if config.mixes_labels:
+        image, labels = mix(image, labels, graph_keys(keys, _MIXING), num_classes, config)
+    return {"image": image}, labels
 
 
 def _in_order(
-    features: Mapping[str, tf.Tensor],
+    columns: Mapping[str, _Column],
     labels: tf.Tensor | None,
     preprocess: Preprocessor,
     batch_size: int,
     shares: Shares,
+    num_classes: int = 0,
 ) -> tf.data.Dataset:
-    num_examples = len(next(iter(features.values())))
+    """Batches in order; with `num_classes`, labels as shares of the classes."""
+    num_examples = len(next(iter(columns.values())).values)
 
     def make(element: tf.Tensor) -> tuple[Any, ...]:
         step, replica = element // shares.local_replicas, shares.first_replica + element % shares.local_replicas
@@ -184,14 +248,28 @@ def _in_order(
             index = tf.minimum(index, num_examples - 1)
         else:
             index, weight = tf.boolean_mask(index, weight > 0), tf.boolean_mask(weight, weight > 0)
-        inputs = preprocess({name: tf.gather(tensor, index) for name, tensor in features.items()})
-        return (inputs, weight) if labels is None else (inputs, tf.gather(labels, index), weight)
+        inputs = preprocess({name: column.rows(index) for name, column in columns.items()})
+        if labels is None:
+            return inputs, weight
+        label = tf.gather(labels, index)
+        return inputs, tf.one_hot(label, num_classes) if num_classes else label, weight
 
     return finished(shares.elements(0, -(-num_examples // batch_size)), make)
 
 
-def _as_tensors(features: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    return {name: _on_cpu(values) for name, values in features.items()}
+def _columns(features: Mapping[str, Any]) -> dict[str, _Column]:
+    return {
+        name: _Column(_on_cpu(_encoded_paths(values)), values)
+        if isinstance(values, ImageFiles)
+        else _Column(_on_cpu(values))
+        for name, values in features.items()
+    }
+
+
+def _encoded_paths(files: ImageFiles) -> np.ndarray:
+    paths = np.empty(len(files), object)
+    paths[:] = [os.fsencode(path) for path in files.paths]  # names need not be UTF-8
+    return paths
 
 
 def _on_cpu(values: Any) -> tf.Tensor:
@@ -211,14 +289,14 @@ def _scaled(labels: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
 
 
 def _fingerprint(splits: Mapping[Split, Examples]) -> str:
-    """SHA-256 over every raw feature and label, in the order of the splits."""
+    """SHA-256 over every raw feature and label, in the order of the splits; of files, over their digests."""
     digest = hashlib.sha256()
     for split in SPLITS:
         examples = splits[split]
         columns = {**{f"feature {name}": examples.features[name] for name in sorted(examples.features)}}
         columns["label"] = examples.labels
         for name, values in columns.items():
-            array = np.asarray(values)
+            array = np.array(values.digests, object) if isinstance(values, ImageFiles) else np.asarray(values)
             kind = "text" if array.dtype == object else array.dtype.str
             digest.update(f"{split}\0{name}\0{kind}\0{array.shape}\0".encode())
             if array.dtype == object:

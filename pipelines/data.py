@@ -42,6 +42,19 @@ class TextInfo:
 
 
 @dataclass(frozen=True)
+class ImageInfo:
+    """What is to be known of images.
+
+    Attributes:
+        num_skipped: broken files that were left out (`data.broken: skip`), in all splits.
+        skipped: the first of them, each with what is wrong with it.
+    """
+
+    num_skipped: int = 0
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """What a model and a report need to know of the data; written to `info.json` in a workdir.
 
@@ -57,6 +70,7 @@ class DatasetInfo:
             where they were not.
         fingerprint: changes when the examples or their division change; a resumed run must find the same.
         text: what is to be known of texts; None for other data.
+        images: what is to be known of images; None for other data.
     """
 
     task: Task
@@ -70,6 +84,7 @@ class DatasetInfo:
     target_scale: float = 1.0
     fingerprint: str = ""
     text: TextInfo | None = None
+    images: ImageInfo | None = None
 
     @property
     def num_classes(self) -> int:
@@ -95,10 +110,15 @@ class DatasetInfo:
                     "class_names": tuple(value["class_names"]),
                     "class_counts": tuple(value["class_counts"]),
                     "text": None if value.get("text") is None else TextInfo(**value["text"]),
+                    "images": None if value.get("images") is None else _image_info(value["images"]),
                 }
             )
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(f"this is not a description of a dataset, as info.json holds it: {error}") from error
+
+
+def _image_info(value: Mapping[str, Any]) -> ImageInfo:
+    return ImageInfo(**{**value, "skipped": tuple(value["skipped"])})
 
 
 class Preprocessor(Protocol):
@@ -133,10 +153,11 @@ class Preprocessor(Protocol):
 
 @dataclass(frozen=True)
 class Examples:
-    """Raw examples that fit in memory, read by index.
+    """Raw examples, in memory or in files that are read when they are needed, by index.
 
     Attributes:
-        features: raw inputs as one of the preprocessor's signatures takes them, name → array `(num_examples, …)`.
+        features: raw inputs as one of the preprocessor's signatures takes them, name → array `(num_examples, …)`; or
+            `ImageFiles`, which is one that reads what is asked for.
         labels: int32 class indices or float32 targets (in their own units), `(num_examples,)`; None where unlabelled.
         origin: where they come from, for messages and error analysis: a file's name, or a dataset's and its split's.
         rows: each example's place in its origin, `(num_examples,)`: the data row of a table, from 1; an index, from 0.
@@ -175,7 +196,8 @@ class Data(Protocol):
     ) -> tf.data.Dataset:
         """The training batches from `step` of `epoch` on: `(features, label)`, features a dict with fixed keys.
 
-        They end after `epochs` epochs, the first one included: one iterator for a whole run spares making one for each
+        Labels are class indices or targets, `(batch_size,)`; or shares of the classes, float32 `(batch_size,
+        num_classes)`, in every split's batches, where `data.augmentation` mixes images. They end after `epochs` epochs, the first one included: one iterator for a whole run spares making one for each
         epoch, which takes 0.2 s under a strategy. Starting late costs no more than starting at 0. The batches depend on
         the configured seed and on the epoch only; with an `input_context` a worker gets its replicas' shares of each
         batch, one element per replica.

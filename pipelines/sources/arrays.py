@@ -5,20 +5,83 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipelines.batching import MemoryData
-from pipelines.config import BatchingConfig
-from pipelines.data import Data, DatasetInfo, Examples, Preprocessor, Split, TextInfo
+from pipelines.config import BatchingConfig, ImagesConfig
+from pipelines.data import Data, DatasetInfo, Examples, ImageInfo, Preprocessor, Split, TextInfo
 from pipelines.errors import UserError
+from pipelines.images.config import AugmentationConfig, ImageConfig
 from pipelines.images.preprocess import ImagePreprocessor
 from pipelines.labels import check_classes, target_scaling
 
 
 def image_data(
-    splits: Mapping[str, Examples], class_names: Sequence[str], label_name: str, config: BatchingConfig
+    splits: Mapping[str, Examples],
+    class_names: Sequence[str],
+    label_name: str,
+    config: BatchingConfig,
+    preprocess: ImagePreprocessor | None = None,
+    images: ImageInfo | None = None,
 ) -> Data:
-    """`Data` of images that are held as `pixels`, uint8 `(num_examples, height, width, channels)`."""
-    height, width, channels = splits["train"].features["pixels"].shape[1:]
-    preprocess = ImagePreprocessor(height, width, channels)
-    return classification_data(splits, class_names, label_name, preprocess, {"image": preprocess.shape}, config)
+    """`Data` of images.
+
+    Args:
+        splits: examples with `pixels`, uint8 `(num_examples, height, width, channels)`, or `image`, encoded.
+        class_names: the classes in the order of their indices.
+        label_name: the name of what is predicted.
+        config: batches, and how training images are varied.
+        preprocess: decodes and normalises; for `pixels` the size they have and the configured normalisation where it is
+            None.
+        images: what else is to be known of them.
+
+    Raises:
+        UserError: as `classification_data`.
+    """
+    if preprocess is None:
+        options = config.images if isinstance(config, ImagesConfig) else None
+        preprocess = image_preprocessor(splits["train"].features["pixels"].shape[1:], options)
+    inputs = {"image": preprocess.shape}
+    info = images or ImageInfo()
+    return classification_data(splits, class_names, label_name, preprocess, inputs, config, images=info)
+
+
+def image_preprocessor(shape: Sequence[int], options: ImageConfig | None) -> ImagePreprocessor:
+    """The preprocessor for images.
+
+    Args:
+        shape: height, width and channels that they have; options that are set come before it.
+        options: the configured form.
+
+    Raises:
+        UserError: ImageNet's normalisation is wanted for greyscale.
+    """
+    options = options or ImageConfig()
+    height, width = (options.size, options.size) if options.size else shape[:2]
+    channels = options.channels or shape[2]
+    if options.normalization == "imagenet" and channels != 3:
+        raise UserError(
+            "data.images.normalization: imagenet is for three colours, and the images are greyscale; set "
+            "data.images.channels: 3, or normalization: zero_to_one"
+        )
+    return ImagePreprocessor(int(height), int(width), int(channels), options.resize, options.normalization)
+
+
+def refuse_image_options(config: BatchingConfig, what: str) -> None:
+    """Refuses options about images for data of another kind.
+
+    Args:
+        config: of the source.
+        what: the data, for the message.
+
+    Raises:
+        UserError: such an option is set.
+    """
+    if not isinstance(config, ImagesConfig):
+        return
+    for name, is_set in (
+        ("images", config.images is not None),
+        ("augmentation", config.augmentation != AugmentationConfig()),
+    ):
+        if is_set:
+            raise UserError(f"data.{name} is for images, and {what}; remove it")
 
 
 def classification_data(
@@ -30,6 +93,7 @@ def classification_data(
     config: BatchingConfig,
     text: TextInfo | None = None,
     lengths: np.ndarray | None = None,
+    images: ImageInfo | None = None,
 ) -> Data:
     """`Data` whose labels are class indices; with `text`, of texts, whose training examples have these `lengths`.
 
@@ -55,6 +119,7 @@ def classification_data(
         class_counts=tuple(int(count) for count in class_counts),
         label_name=label_name,
         text=text,
+        images=images,
     )
     return MemoryData(info, preprocess, _typed(splits), config, lengths)
 
