@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveInt
@@ -12,6 +9,7 @@ from pydantic import Field, PositiveInt
 from pipelines.config import BuiltinConfig, ImageFolderConfig, TableConfig, TextConfig, TokenizerConfig
 from pipelines.errors import UserError
 from pipelines.section import Section
+from tfbigmodel.chapters.hub import import_keras_hub, seeded_layers
 
 if TYPE_CHECKING:
     import keras
@@ -67,40 +65,11 @@ def build_backbone(
             f"model.backbone: num_heads {config.num_heads} does not divide hidden_dim {config.hidden_dim}; "
             "choose two numbers of which the first divides the second"
         )
-    hub = import_keras_hub()
+    hub = import_keras_hub(texts=True)
     with seeded_layers(seed):
         return hub.models.BertBackbone(
             vocabulary_size=vocabulary_size, **config.model_dump(), dtype=dtype, name="backbone"
         )
-
-
-def import_keras_hub() -> Any:
-    """KerasHub, which is an optional extra.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        import keras_hub
-        import tensorflow_text  # noqa: F401  KerasHub imports without it, and fails later
-    except ImportError as error:
-        raise UserError(f"BERT needs KerasHub and tensorflow-text: pip install 'tfbigmodel[text]' ({error})") from error
-    return keras_hub
-
-
-@contextmanager
-def seeded_layers(seed: int) -> Iterator[None]:
-    """Layers that are made inside get seeds that follow from `seed`, each another one.
-
-    KerasHub's layers take no seeds: Keras draws those of their initialisers and of their dropout from Python's
-    generator, which is as it was before when the block ends.
-    """
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(state)
 
 
 def head_initializer() -> keras.initializers.Initializer:

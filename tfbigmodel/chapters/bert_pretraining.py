@@ -105,7 +105,7 @@ def build(config: BertPretrainingConfig, info: DatasetInfo, dtype: str, seed: in
     encoded = backbone(backbone.input)
     with seeded_layers(seed + 1):
         # As in KerasHub's BertMaskedLM, which can take over these weights.
-        masked_logits = import_keras_hub().layers.MaskedLMHead(
+        masked_logits = import_keras_hub(texts=True).layers.MaskedLMHead(
             token_embedding=backbone.token_embedding,
             intermediate_activation="gelu",
             kernel_initializer=head_initializer(),
@@ -172,7 +172,7 @@ def write_artifacts(
     """
     from pipelines.files import atomic_folder, remove_folder
 
-    hub = import_keras_hub()
+    hub = import_keras_hub(texts=True)
     text = bert_text(info, config.backbone, "bert_pretraining")
     backbone = build_backbone(config.backbone, text.vocabulary_size, "float32", seed=0)
     tokenizer = hub.models.BertTokenizer(

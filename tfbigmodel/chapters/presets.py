@@ -1,4 +1,4 @@
-"""Pretrained BERT encoders on disk: finding them, reading their size, loading their weights.
+"""Pretrained BERT encoders on disk: reading their size, loading their weights.
 
 Two formats are read: KerasHub's preset folders, which `bert_pretraining` writes too, and Hugging Face folders. The
 files may be other people's. Nothing in them is run: sizes are read from JSON, layers are made by our own code, and
@@ -7,10 +7,6 @@ weights come from `model.weights.h5` (arrays only) or `model.safetensors`.
 
 from __future__ import annotations
 
-import difflib
-import glob
-import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,16 +14,34 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from pipelines.errors import MissingFileError, UserError
-from pipelines.files import read_json
-from tfbigmodel.chapters.bert import BackboneConfig, build_backbone, import_keras_hub
+from tfbigmodel.chapters.bert import BackboneConfig, build_backbone
+from tfbigmodel.chapters.hub import import_keras_hub
+from tfbigmodel.chapters.preset_folders import (
+    CONFIG,
+    KERAS_WEIGHTS,
+    SAFETENSORS,
+    PresetKind,
+    load_keras_weights,
+    one_line,
+    require,
+)
+from tfbigmodel.chapters.preset_folders import find_preset as find_folder
+from tfbigmodel.chapters.preset_folders import read_object as read_json_object
 
 if TYPE_CHECKING:
     import keras_hub
 
-CONFIG, KERAS_WEIGHTS, KERAS_TOKENIZER = "config.json", "model.weights.h5", "tokenizer.json"
-KERAS_VOCABULARY = "assets/tokenizer/vocabulary.txt"
-SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
-_KERAS_FILES = (CONFIG, KERAS_WEIGHTS, KERAS_TOKENIZER, KERAS_VOCABULARY)
+KERAS_TOKENIZER, KERAS_VOCABULARY = "tokenizer.json", "assets/tokenizer/vocabulary.txt"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+BERT = PresetKind(
+    backbone="BertBackbone",
+    tokenizer="BertTokenizer",
+    kaggle="keras/bert/keras",
+    files=(CONFIG, KERAS_WEIGHTS, KERAS_TOKENIZER, KERAS_VOCABULARY),
+    example="bert_base_zh",
+    other_format=f"a Hugging Face folder (config.json, {SAFETENSORS}, vocab.txt)",
+    written_by="bert_pretraining",
+)
 # The names by which a Hugging Face config.json calls a backbone's sizes.
 _HUGGING_FACE_NAMES = {
     "num_layers": "num_hidden_layers",
@@ -59,46 +73,8 @@ class Preset:
 
 
 def find_preset(preset: str, download: bool = False, key: str = "model.preset") -> Path:
-    """The folder that a configuration means.
-
-    Args:
-        preset: a folder, which may be the workdir of a finished `bert_pretraining` run, or the name of a KerasHub
-            preset, which is looked up among those that KerasHub has downloaded before.
-        download: let KerasHub download a preset that is given by name and is not there.
-        key: the configuration's key, for messages.
-
-    Returns:
-        An absolute path.
-
-    Raises:
-        MissingFileError: there is no such folder; the message says how to get it.
-    """
-    path = Path(preset).expanduser()
-    if path.is_dir():
-        written = path / "preset"
-        is_workdir = not (path / CONFIG).exists() and (path / "config.yaml").exists()
-        if is_workdir and not written.is_dir():
-            raise MissingFileError(
-                f"{key}: {path} is a run that has written no preset; let a bert_pretraining run finish there"
-            )
-        return (written if is_workdir else path).absolute()
-    if path.exists() or os.sep in preset:
-        what = "is no folder" if path.exists() else "does not exist"
-        raise MissingFileError(
-            f"{key}: {path} {what}; expected a Keras preset folder, a Hugging Face folder, or the name of a KerasHub "
-            "preset such as bert_base_zh"
-        )
-    folder = _downloaded(preset)
-    if folder is None and download:
-        folder = _download(preset, key)
-    if folder is None:
-        allow = "set model.download: true to let KerasHub download it, or " if key == "model.preset" else ""
-        raise MissingFileError(
-            f"{key}: there is no folder {preset} here and no preset of that name in {_cache()}; {allow}fetch the "
-            f"Kaggle model keras/bert/keras/{preset} elsewhere (files {', '.join(_KERAS_FILES)}) and set {key} to its "
-            "folder"
-        )
-    return folder
+    """The folder of a BERT preset; see `preset_folders.find_preset`."""
+    return find_folder(preset, BERT, download, key)
 
 
 def read_preset(folder: Path, key: str = "model.preset") -> Preset:
@@ -179,30 +155,17 @@ def load_backbone(preset: Preset) -> keras_hub.models.BertBackbone:
     weights = _weights(preset)
     try:
         if preset.format == "hugging_face":
-            hub = import_keras_hub()
+            hub = import_keras_hub(texts=True)
             return hub.models.BertBackbone.from_preset(str(preset.folder), dtype="float32", name="backbone")
-        return _load_keras(preset, weights)
+        backbone = build_backbone(preset.backbone, preset.vocabulary_size, "float32", seed=0)
+        load_keras_weights(backbone, weights)
+        return backbone
     except UserError:
         raise
     except Exception as error:  # of h5py, safetensors, Keras and KerasHub, each in its own words
         raise UserError(
-            f"{weights} cannot be loaded as {preset.folder / CONFIG} describes it: {_line(error)}"
+            f"{weights} cannot be loaded as {preset.folder / CONFIG} describes it: {one_line(error)}"
         ) from error
-
-
-def _load_keras(preset: Preset, weights: Path) -> keras_hub.models.BertBackbone:
-    import numpy as np
-
-    backbone = build_backbone(preset.backbone, preset.vocabulary_size, "float32", seed=0)
-    # Keras only warns of some weights that a file does not have; left as they are, these would pass for pretrained.
-    for variable in backbone.weights:
-        variable.assign(np.full(variable.shape, np.nan, np.float32))
-    with warnings.catch_warnings(action="ignore"):
-        backbone.load_weights(str(weights))
-    for variable in backbone.weights:
-        if np.isnan(variable.numpy()).any():
-            raise ValueError(f"it has no {variable.path}, or NaN in it")
-    return backbone
 
 
 def load_into(backbone: keras_hub.models.BertBackbone, preset: Preset, vocabulary_size: int) -> str:
@@ -296,7 +259,7 @@ def _vocabulary(path: Path) -> tuple[Path, list[str]]:
     file = _vocabulary_file(path) if path.is_dir() else path
     if file is None:
         raise MissingFileError(f"{path} has no vocabulary: none of {KERAS_VOCABULARY}, vocab.txt, tokenizer.json")
-    _require(file, "the vocabulary (data.tokenizer.vocabulary)")
+    require(file, "the vocabulary (data.tokenizer.vocabulary)")
     if file.suffix == ".json":
         tokenizer = _read_object(file, "data.tokenizer.vocabulary")
         try:
@@ -313,7 +276,7 @@ def _weights(preset: Preset) -> Path:
     """The file of the weights, or the one that names the files; none is outside of the folder."""
     folder = preset.folder
     if preset.format == "keras":
-        _require(folder / KERAS_WEIGHTS, "the weights")
+        require(folder / KERAS_WEIGHTS, "the weights")
         return folder / KERAS_WEIGHTS
     index = folder / SAFETENSORS_INDEX
     if index.is_file():
@@ -329,59 +292,9 @@ def _weights(preset: Preset) -> Path:
             f"{folder} has its weights in pytorch_model.bin, which can hold code; write {SAFETENSORS} with "
             "transformers' save_pretrained, or fetch that file"
         )
-    _require(weights, "the weights")
+    require(weights, "the weights")
     return weights
 
 
-def _require(path: Path, what: str) -> None:
-    if not path.is_file():
-        raise MissingFileError(f"{path} is missing: {what} should be there")
-
-
 def _read_object(path: Path, key: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise MissingFileError(
-            f"{key}: {path} is missing; expected a Keras preset folder (files {', '.join(_KERAS_FILES)}) or a Hugging "
-            f"Face folder (config.json, {SAFETENSORS}, vocab.txt)"
-        )
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UserError(f"{key}: {path} holds no object")
-    return value
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub") / "models"
-
-
-def _downloaded(name: str) -> Path | None:
-    """The newest whole preset of a name that KerasHub has downloaded: <owner>/<model>/keras/<name>/<version>."""
-    folders = [path for path in _cache().glob(f"*/*/keras/{glob.escape(name)}/*") if path.name.isdecimal()]
-    whole = [path for path in folders if all((path / file).is_file() for file in _KERAS_FILES)]
-    return max(whole, key=lambda path: int(path.name), default=None)
-
-
-def _download(name: str, key: str) -> Path:
-    hub = import_keras_hub()
-    known = hub.models.BertBackbone.presets
-    if name not in known:
-        similar = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {similar[0]}?" if similar else f"it has {', '.join(sorted(known)[:5])} …"
-        raise UserError(f"{key}: KerasHub has no BERT preset {name}; {hint}")
-    try:
-        hub.models.BertTokenizer.from_preset(name)
-        hub.models.BertBackbone.from_preset(name)
-    except Exception as error:  # of kagglehub, requests, and what they use
-        raise UserError(
-            f"{key}: KerasHub could not download {name}: {_line(error)}; fetch the Kaggle model "
-            f"{known[name]['kaggle_handle'].removeprefix('kaggle://')} elsewhere and set {key} to its folder"
-        ) from error
-    folder = _downloaded(name)
-    if folder is None:
-        raise UserError(f"{key}: KerasHub has downloaded {name}, but not to {_cache()}; set {key} to its folder")
-    return folder
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]} …"
+    return read_json_object(path, key, BERT)
