@@ -197,7 +197,9 @@ class Data(Protocol):
         """The training batches from `step` of `epoch` on: `(features, label)`, features a dict with fixed keys.
 
         Labels are class indices or targets, `(batch_size,)`; or shares of the classes, float32 `(batch_size,
-        num_classes)`, in every split's batches, where `data.augmentation` mixes images. They end after `epochs` epochs, the first one included: one iterator for a whole run spares making one for each
+        num_classes)`, in every split's batches, where `data.augmentation` mixes images.
+
+        They end after `epochs` epochs, the first one included: one iterator for a whole run spares making one for each
         epoch, which takes 0.2 s under a strategy. Starting late costs no more than starting at 0. The batches depend on
         the configured seed and on the epoch only; with an `input_context` a worker gets its replicas' shares of each
         batch, one element per replica.

@@ -121,6 +121,11 @@ def sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def user_cache(name: str) -> Path:
+    """The folder of this name in the user's cache, which may not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tfbigmodel", name)
+
+
 def write_manifest(folder: Path, name: str) -> None:
     """Writes `folder/name` with the SHA-256 of every other file below `folder`.
 

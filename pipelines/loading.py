@@ -19,7 +19,7 @@ def load(config: DataConfig) -> Data:
     """Reads, divides and prepares the examples that a run's `data` section describes.
 
     Args:
-        config: one of `BuiltinConfig`, `TfdsConfig`, `TableConfig`. A `shuffle_seed` of None counts as 0 here;
+        config: one of the `data` sections, such as `BuiltinConfig`. A `shuffle_seed` of None counts as 0 here;
             `tfbigmodel` puts `training.seed` in its place.
 
     Raises:

@@ -129,8 +129,13 @@ class ImagePreprocessor(tf.Module):
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any]) -> "ImagePreprocessor":
         """The preprocessor whose `save` wrote `config` into `folder`; earlier versions wrote the size alone."""
-        size = [config[key] for key in ("height", "width", "channels")]
-        return cls(*size, config.get("resize", "stretch"), config.get("normalization", "zero_to_one"))
+        return cls(
+            config["height"],
+            config["width"],
+            config["channels"],
+            config.get("resize", "stretch"),
+            config.get("normalization", "zero_to_one"),
+        )
 
     def _scaling(self) -> tuple[np.ndarray, np.ndarray]:
         """The input is `(pixels - mean) * factor`: float32 `(channels,)` each."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from pipelines.config import CorpusConfig, TokenizerConfig
 from pipelines.data import SPLITS, Data, DatasetInfo, Split, TextInfo
 from pipelines.errors import UserError
+from pipelines.files import user_cache
 from pipelines.splits import divide, draw
 from pipelines.text.cleaning import clean_counted
 from pipelines.text.corpus_data import CorpusData
@@ -57,7 +57,7 @@ def load(config: CorpusConfig) -> Data:
     Raises:
         UserError: anything that is wrong in the files; the message names file and line or row.
     """
-    folder = config.cache_dir if config.cache_dir is not None else _default_cache()
+    folder = config.cache_dir if config.cache_dir is not None else user_cache("corpus")
     tokenizer_config = config.tokenizer or TokenizerConfig()
     files = part_files(config)
     origin = str(files[0][0]) if len(files) == 1 and len(files[0]) == 1 else f"{files[0][0]} and others"
@@ -91,10 +91,6 @@ def load(config: CorpusConfig) -> Data:
         ),
     )
     return CorpusData(info, preprocess, makers, lambda split: DocumentTexts(texts, division[split]), config, origin)
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tfbigmodel", "corpus")
 
 
 def _kept_out(config: CorpusConfig) -> set[bytes]:
