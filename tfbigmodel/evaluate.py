@@ -64,8 +64,9 @@ def evaluate(
         if input_file is None or threshold == "auto":
             raise
         data = None  # a labelled file can be measured on where the training data is not; only baselines need that
+    pictures: list[Any] = []
     if info.task in LABELLED:
-        results, threshold = _labelled_results(run, config, data, split, input_file, threshold)
+        results, pictures, threshold = _labelled_results(run, config, data, split, input_file, threshold)
     else:
         results, threshold = _language_results(run, config, data, split, input_file, threshold), None
     name = Path(input_file).name if input_file else split
@@ -80,7 +81,7 @@ def evaluate(
     results["name"] = name
     saved.setdefault("baselines", {})[name] = results["baselines"]
     write_json(run.path / "evaluation" / f"{name}.json", results)
-    write_html_report(run.path / "evaluation" / f"{name}.html", results, f"{config.model.chapter}: {name}")
+    write_html_report(run.path / "evaluation" / f"{name}.html", results, f"{config.model.chapter}: {name}", pictures)
     write_json(run.metrics_file, saved)
     return results
 
@@ -92,14 +93,13 @@ def _labelled_results(
     split: Split,
     input_file: Path | str | None,
     threshold: float | Literal["auto"] | None,
-) -> tuple[dict[str, Any], float | None]:
-    """Metrics beside baselines and worst errors; returns the threshold, too, that they hold for."""
-    import numpy as np
-
+) -> tuple[dict[str, Any], list[Any], float | None]:
+    """Metrics beside baselines and worst errors; thumbnails of these; and the threshold that all of it holds for."""
     from tfbigmodel.evaluation.errors import worst_errors
     from tfbigmodel.inference import load_inference
     from tfbigmodel.measuring import measure
     from tfbigmodel.model import make_task
+    from tfbigmodel.pictures import image_paths, thumbnails, with_errors
 
     info = run.info()
     module, _ = load_inference(run, _threshold(threshold, run, data))
@@ -107,14 +107,15 @@ def _labelled_results(
     metrics, predictions = measure(module, examples, make_task(config, info), info, module.threshold)
     limit = config.evaluation.worst_errors
     errors = worst_errors(
-        examples.labels, predictions, info.class_names, examples.origin, examples.rows, limit, module.threshold
-    )
+        examples.labels, predictions, info.class_names, examples.origin, examples.rows, limit, module.threshold,
+        image_paths(examples),
+    )  # fmt: skip
     if info.text is not None:
-        place = {row: index for index, row in enumerate(np.asarray(examples.rows).tolist())}
-        for error in errors:
-            error["text"] = _decoded(examples.features["text"][place[error["row"]]])
+        for error, text in zip(errors, with_errors(examples, errors).features["text"], strict=True):
+            error["text"] = _decoded(text)
     baselines = _baselines(module, data, examples, config) if data else {}
-    return {"metrics": metrics, "baselines": baselines, "worst_errors": errors}, module.threshold
+    results = {"metrics": metrics, "baselines": baselines, "worst_errors": errors}
+    return results, thumbnails(module.preprocess, examples, errors), module.threshold
 
 
 def _language_results(
@@ -235,7 +236,7 @@ def _check_not_empty(run: Workdir, data: Data, split: Split) -> None:
 
 def _baselines(module: InferenceModule, data: Data, examples: Examples, config: RunConfig) -> dict[str, dict[str, Any]]:
     from tfbigmodel.evaluation.baselines import baselines
-    from tfbigmodel.measuring import model_inputs
+    from tfbigmodel.measuring import model_inputs, shrunk_size, taken
 
     training = data.examples("train")
     if data.info.text is not None and data.info.task == "classification":
@@ -249,14 +250,16 @@ def _baselines(module: InferenceModule, data: Data, examples: Examples, config: 
             data.info.class_names,
             config.evaluation.baseline_examples,
         )
+    size = shrunk_size(module.preprocess)
     return baselines(
         "regression" if data.info.task == "regression" else "classification",
-        model_inputs(module, training),
+        lambda rows: model_inputs(module, taken(training, rows)),
         training.labels,
         model_inputs(module, examples),
         examples.labels,
         data.info.class_names,
         config.evaluation.baseline_examples,
+        seen=f"{size[0]} × {size[1]} pixels" if size else None,
     )
 
 

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UserError
 from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
 from tfbigmodel.workdir import Workdir
 
 if TYPE_CHECKING:
+    from pipelines.data import Preprocessor
     from tfbigmodel.inference import InferenceModule
     from tfbigmodel.training.checkpoints import Checkpoint
 
@@ -35,7 +36,7 @@ def export(workdir: Path | str, output: Path | str, version: int | None = None, 
 
     Returns:
         The version's folder: `saved_model.pb`, `variables/`, `assets/`, `assets.extra/model.json` (class names,
-        chapter) and `assets.extra/manifest.json` (the SHA-256 of every file).
+        chapter, how it sees images) and `assets.extra/manifest.json` (the SHA-256 of every file).
 
     Raises:
         UserError: the workdir has no trained model, the version exists, or there is no permission to write.
@@ -76,9 +77,26 @@ def _write_version(
             "threshold": module.threshold,
             "updates": checkpoint.state["updates"],
         }
+        image = image_description(module.preprocess)
+        if image is not None:
+            description["image"] = image
         write_json(folder / "assets.extra" / "model.json", description)
         write_manifest(folder, MANIFEST)
     return output / str(number)
+
+
+def image_description(preprocess: Preprocessor) -> dict[str, Any] | None:
+    """How a model sees images, for who serves it; None where it sees none.
+
+    Returns:
+        `height`, `width` (pixels) and `channels` of its input, which pixels must have that are sent to the signature
+        `pixels`; `resize` and `normalization`, which it does itself.
+    """
+    from pipelines.images.preprocess import ImagePreprocessor
+
+    if not isinstance(preprocess, ImagePreprocessor):
+        return None
+    return {key: getattr(preprocess, key) for key in ("height", "width", "channels", "resize", "normalization")}
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 import keras
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from pipelines.data import DatasetInfo, Examples, Preprocessor
 from pipelines.errors import UserError
+from pipelines.images.preprocess import ImagePreprocessor
 
 if TYPE_CHECKING:
     from tfbigmodel.config import RunConfig
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 # more memory, and has more to do in each call.
 BATCH_SIZE = 256
 TEXT_BATCH_SIZE = 64
+# A network keeps many values for each pixel: as many pixels in a call as 32 colour images of 224 × 224 have.
+_IMAGE_VALUES = 32 * 224 * 224 * 3
 
 
 class InferenceModule(tf.Module):
@@ -67,18 +71,35 @@ class InferenceModule(tf.Module):
         function = next(
             self.functions[name] for name, specs in self.preprocess.signatures.items() if set(specs) == names
         )
-        is_text = names == {"text"}
-        batch_size = batch_size or (TEXT_BATCH_SIZE if is_text else BATCH_SIZE)
+        batch_size = batch_size or batch_size_for(self.preprocess, names)
         # A batch is padded to its longest text: texts of similar length go together.
-        order = np.argsort([len(t) for t in examples.features["text"]], kind="stable") if is_text else None
+        order = np.argsort([len(t) for t in examples.features["text"]], kind="stable") if names == {"text"} else None
         parts: list[Mapping[str, tf.Tensor]] = []
         for start in range(0, len(examples), batch_size):
             rows = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
+            # The values of image files are read here, a batch at a time.
             parts.append(function(**{name: tf.constant(values[rows]) for name, values in examples.features.items()}))
         answers = {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
         if order is not None:
             answers = {name: values[np.argsort(order)] for name, values in answers.items()}
         return answers
+
+
+def batch_size_for(preprocess: Preprocessor, names: Collection[str]) -> int:
+    """How many examples a call takes without being asked for a number.
+
+    Args:
+        preprocess: the run's preprocessor.
+        names: the raw inputs' names.
+
+    Returns:
+        256 rows of a table or small images, 64 texts, 32 images of 224 × 224, fewer of larger ones.
+    """
+    if set(names) == {"text"}:
+        return TEXT_BATCH_SIZE
+    if not isinstance(preprocess, ImagePreprocessor):
+        return BATCH_SIZE
+    return int(np.clip(_IMAGE_VALUES // math.prod(preprocess.shape), 1, BATCH_SIZE))
 
 
 def make_inference(

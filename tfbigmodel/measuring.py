@@ -1,25 +1,42 @@
 """Measuring a trained model on raw examples, along the path that is served."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from pipelines.data import Data, DatasetInfo, Examples, Split
+from pipelines.data import Data, DatasetInfo, Examples, Preprocessor, Split
+from pipelines.images.preprocess import ImagePreprocessor
 from tfbigmodel.config import RunConfig
 from tfbigmodel.evaluation.metrics import classification_metrics, regression_metrics
-from tfbigmodel.inference import BATCH_SIZE, InferenceModule
+from tfbigmodel.inference import InferenceModule, batch_size_for
 from tfbigmodel.tasks import Task
 from tfbigmodel.training.loop import make_evaluate
 
 # The tasks whose examples are raw inputs with labels; the others' are made of a corpus, batch by batch.
 LABELLED = ("classification", "regression")
+# The simple models of baselines would not be better for more pixels a side, and take long.
+_BASELINE_SIDE = 32
+
+
+class SplitResults(NamedTuple):
+    """What was measured on a split.
+
+    Attributes:
+        metrics: the metrics by name, `loss` among them.
+        examples: what it was measured on; None for a model of language.
+        predictions: probabilities or values for them, as `measure` gives them; None for a model of language.
+    """
+
+    metrics: dict[str, Any]
+    examples: Examples | None = None
+    predictions: np.ndarray | None = None
 
 
 def measure_split(
     module: InferenceModule, model: keras.Model, data: Data, split: Split, task: Task, config: RunConfig
-) -> dict[str, Any]:
+) -> SplitResults:
     """All metrics of a model on one split of its data.
 
     Args:
@@ -33,8 +50,9 @@ def measure_split(
     limit = config.evaluation.train_examples if split == "train" else data.info.counts[split]
     if data.info.task in LABELLED:
         examples = evenly(data.examples(split), limit)
-        return measure(module, examples, task, data.info, config.evaluation.threshold)[0]
-    return measure_batches(model, data, split, task, limit)
+        metrics, predictions = measure(module, examples, task, data.info, config.evaluation.threshold)
+        return SplitResults(metrics, examples, predictions)
+    return SplitResults(measure_batches(model, data, split, task, limit))
 
 
 def measure_batches(model: keras.Model, data: Data, split: Split, task: Task, limit: int) -> dict[str, Any]:
@@ -58,9 +76,14 @@ def evenly(examples: Examples, limit: int) -> Examples:
     """At most `limit` examples, evenly spread over all."""
     if len(examples) <= limit:
         return examples
-    rows = np.linspace(0, len(examples) - 1, limit).round().astype(np.int64)
-    features = {name: values[rows] for name, values in examples.features.items()}
-    return Examples(features, examples.labels[rows], examples.origin, np.asarray(examples.rows)[rows])
+    return taken(examples, np.linspace(0, len(examples) - 1, limit).round().astype(np.int64))
+
+
+def taken(examples: Examples, indices: np.ndarray) -> Examples:
+    """Some of the examples, in the order of `indices`, `(num_taken,)`; image files are not read by this."""
+    features = {name: values[indices] for name, values in examples.features.items()}
+    labels = None if examples.labels is None else examples.labels[indices]
+    return Examples(features, labels, examples.origin, np.asarray(examples.rows)[indices])
 
 
 def measure(
@@ -92,11 +115,30 @@ def measure(
 
 
 def model_inputs(module: InferenceModule, examples: Examples) -> np.ndarray:
-    """What the model sees of examples, flattened: float32 `(num_examples, num_inputs)`, for baselines."""
+    """What the model sees of examples, flattened: float32 `(num_examples, num_inputs)`, for baselines.
+
+    Images larger than 32 × 32 pixels are shrunk to that, each pixel the mean of those it covers.
+    """
     parts = []
-    for start in range(0, len(examples), BATCH_SIZE):
-        raw = {name: tf.constant(values[start : start + BATCH_SIZE]) for name, values in examples.features.items()}
+    batch_size = batch_size_for(module.preprocess, examples.features)
+    for start in range(0, len(examples), batch_size):
+        raw = {name: tf.constant(values[start : start + batch_size]) for name, values in examples.features.items()}
         inputs = module.preprocess(raw)
+        if isinstance(module.preprocess, ImagePreprocessor):
+            inputs = {name: _shrunk(values) for name, values in inputs.items()}
         flat = [np.reshape(inputs[name].numpy(), (len(inputs[name]), -1)) for name in sorted(inputs)]
         parts.append(np.concatenate(flat, axis=1, dtype=np.float32))
     return np.concatenate(parts)
+
+
+def shrunk_size(preprocess: Preprocessor) -> tuple[int, int] | None:
+    """Height and width of the images that baselines see, where those are smaller than the model's; else None."""
+    if not isinstance(preprocess, ImagePreprocessor):
+        return None
+    size = min(preprocess.height, _BASELINE_SIDE), min(preprocess.width, _BASELINE_SIDE)
+    return size if size != (preprocess.height, preprocess.width) else None
+
+
+def _shrunk(images: tf.Tensor) -> tf.Tensor:
+    size = [min(side, _BASELINE_SIDE) for side in images.shape[1:3]]
+    return images if size == images.shape[1:3] else tf.image.resize(images, size, tf.image.ResizeMethod.AREA)

@@ -170,12 +170,16 @@ def _run(
         return workdir.metrics()
     tensorboard = None
     if chief:
+        from tfbigmodel.pictures import inputs_grid
         from tfbigmodel.training.tensorboard import TensorBoard
 
         workdir.metrics_file.unlink(missing_ok=True)
         tensorboard = TensorBoard(workdir.tensorboard, config.tensorboard.every_steps, config.tensorboard.histograms)
         if not state.updates:
             tensorboard.start(config.model_dump(mode="json"), build_model(config, data.info), _specs(data.info))
+            image = inputs_grid(data)
+            if image is not None:
+                tensorboard.image("inputs/augmented", image, 0, of_training=True)
     if state.updates:
         tell(f"resuming {workdir.path} at epoch {state.epoch + 1}, update {state.updates}")
     tell(_headline(config, data, model, strategy, rule))
@@ -245,6 +249,7 @@ def _measure_splits(
     from tfbigmodel.inference import make_inference
     from tfbigmodel.measuring import measure_split
     from tfbigmodel.model import load_trained
+    from tfbigmodel.pictures import split_figures
 
     # The final weights in a plain model, along the path that is served: what is reported is what users get.
     model, _ = load_trained(workdir)
@@ -256,12 +261,11 @@ def _measure_splits(
     for split in SPLITS:
         if not data.info.counts[split]:
             continue
-        metrics[split] = measure_split(module, model, data, split, task, config)
-        if tensorboard and split != "train" and "confusion_matrix" in metrics[split]:
-            from tfbigmodel.evaluation.figures import confusion_matrix_image
-
-            image = confusion_matrix_image(metrics[split]["confusion_matrix"], data.info.class_names)
-            tensorboard.image(f"confusion_matrix/{split}", image, updates)
+        results = measure_split(module, model, data, split, task, config)
+        metrics[split] = results.metrics
+        if tensorboard and split != "train":
+            for name, image in split_figures(results, data, config).items():
+                tensorboard.image(f"{name}/{split}", image, updates)
     return metrics
 
 

@@ -1,7 +1,7 @@
 """What a model has to beat: guessing without looking, and the simplest model that looks."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,13 +21,14 @@ _NESTED = ("per_class", "confusion_matrix")
 
 def baselines(
     task: Literal["classification", "regression"],
-    train_inputs: ArrayLike,
+    train_inputs: ArrayLike | Callable[[NDArray[np.int64]], ArrayLike],
     train_labels: ArrayLike,
     test_inputs: ArrayLike,
     test_labels: ArrayLike,
     class_names: Sequence[str],
     max_examples: int = 10_000,
     seed: int = 42,
+    seen: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Fits the baselines on training data and measures them on test data, in bounded time.
 
@@ -35,7 +36,8 @@ def baselines(
 
     Args:
         task: `classification` or `regression`.
-        train_inputs: one row of numbers for each example, `(num_train, num_inputs)`.
+        train_inputs: one row of numbers for each example, `(num_train, num_inputs)`; or a function from indices
+            `(num_rows,)` to their rows, where reading all would take long: it is called once, for those fitted on.
         train_labels: class indices or targets, `(num_train,)`.
         test_inputs: `(num_test, num_inputs)`.
         test_labels: `(num_test,)`.
@@ -43,31 +45,34 @@ def baselines(
         max_examples: the regression is fitted on at most so many training examples (fewer where rows are very wide or
             classes many), sampled, in classification with each class's share kept.
         seed: fixes the sample.
+        seen: what the regression sees, `32 × 32 pixels` for instance, where that is not all that the model sees.
 
     Returns:
         `majority_class` (predicts the classes' shares in training) and `logistic_regression`; or `mean` and
         `ridge_regression`. Each has the headline keys of `classification_metrics` or `regression_metrics`, and
         `train_examples`, the number it was fitted on; a `note` where something is to be said, and only that where it
-        could not be fitted.
+        could not be fitted; the regression also `inputs`, which is `seen`, where it is given.
 
     Raises:
         UserError: no test examples, or a label without a class.
     """
-    train_inputs, train_labels = np.asarray(train_inputs), np.asarray(train_labels)
+    train_labels = np.asarray(train_labels)
     test_inputs, test_labels = np.asarray(test_inputs), np.asarray(test_labels)
-    width = max(1, train_inputs.shape[1])
+    width = max(1, test_inputs.shape[1])
     limit = max(2, min(max_examples, _MAX_VALUES // width, _MAX_PRODUCTS // (width * max(1, len(class_names)))))
     sample = sampled_rows(train_labels, task == "classification", limit, seed)
-    inputs, labels = train_inputs[sample].astype(np.float32), train_labels[sample]
-    test_inputs = test_inputs.astype(np.float32)
+    rows = train_inputs(sample) if callable(train_inputs) else np.asarray(train_inputs)[sample]
+    inputs, labels = np.asarray(rows).astype(np.float32, copy=False), train_labels[sample]
+    test_inputs = test_inputs.astype(np.float32, copy=False)
+    said = {} if seen is None else {"inputs": seen}
     if task == "regression":
         return {
             "mean": _mean(train_labels, test_labels),
-            "ridge_regression": _ridge_regression(inputs, labels, test_inputs, test_labels),
+            "ridge_regression": _ridge_regression(inputs, labels, test_inputs, test_labels) | said,
         }
     return {
         "majority_class": majority_class(train_labels, test_labels, class_names),
-        "logistic_regression": logistic_regression(inputs, labels, test_inputs, test_labels, class_names, seed),
+        "logistic_regression": logistic_regression(inputs, labels, test_inputs, test_labels, class_names, seed) | said,
     }
 
 

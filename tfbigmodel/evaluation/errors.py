@@ -17,6 +17,7 @@ def worst_errors(
     rows: ArrayLike,
     limit: int = 20,
     threshold: float | None = None,
+    files: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """The errors with the highest loss, worst first; of equals the earlier example first.
 
@@ -29,6 +30,7 @@ def worst_errors(
         rows: each example's place in its origin, `(num_examples,)`.
         limit: how many to return at most.
         threshold: the decision threshold of a model of two classes, as for `predicted_classes`.
+        files: the file that each example is in, where they have one each; its path is then the error's `file`.
 
     Returns:
         For classification, wrongly classified examples only, as `origin`, `row`, `label`, `predicted`,
@@ -41,8 +43,10 @@ def worst_errors(
     rows = np.asarray(rows)
     if rows.shape != np.shape(labels):
         raise ValueError(f"rows {rows.shape} and labels {np.shape(labels)} differ; expected (n,) both")
+    if files is not None and len(files) != len(rows):
+        raise ValueError(f"{len(files)} files for {len(rows)} examples; expected one each")
     if not class_names:
-        return _regression_errors(labels, predictions, origin, rows, limit)
+        return _regression_errors(labels, predictions, origin, rows, limit, files)
 
     labels, probabilities = checked_classification(labels, predictions, class_names)
     predicted = predicted_classes(probabilities, threshold)
@@ -55,6 +59,7 @@ def worst_errors(
         {
             "origin": origin,
             "row": rows[index].item(),
+            **({} if files is None else {"file": files[index]}),
             "label": class_names[labels[index]],
             "predicted": class_names[predicted[index]],
             "probability_label": float(of_label[index]),
@@ -66,7 +71,7 @@ def worst_errors(
 
 
 def _regression_errors(
-    targets: ArrayLike, predictions: ArrayLike, origin: str, rows: np.ndarray, limit: int
+    targets: ArrayLike, predictions: ArrayLike, origin: str, rows: np.ndarray, limit: int, files: Sequence[str] | None
 ) -> list[dict[str, Any]]:
     targets, predictions = checked_regression(targets, predictions)
     errors = predictions - targets
@@ -74,6 +79,7 @@ def _regression_errors(
         {
             "origin": origin,
             "row": rows[index].item(),
+            **({} if files is None else {"file": files[index]}),
             "target": float(targets[index]),
             "prediction": float(predictions[index]),
             "error": float(errors[index]),

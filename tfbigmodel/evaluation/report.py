@@ -4,11 +4,15 @@ Both take `results`, a dict with `metrics` (from `classification_metrics` or `re
 as `loss` welcome) and, where wanted, `baselines` (from `baselines`) and `worst_errors` (from `worst_errors`).
 """
 
+import base64
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.files import write_text
 from tfbigmodel.evaluation.tables import (
@@ -36,6 +40,7 @@ table { border-collapse: collapse; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #d0d7de; text-align: right; }
 th { font-weight: 600; } th.text, td.text { text-align: left; overflow-wrap: anywhere; }
 tbody tr:hover { background: #f6f8fa; }
+img { display: block; width: 6rem; image-rendering: pixelated; }
 """
 _WORDS = {
     "accuracy": "the share of examples that are classified right.",
@@ -81,13 +86,20 @@ def format_report(results: Mapping[str, Any], title: str = "Evaluation", width: 
     return "\n\n".join(blocks) + "\n"
 
 
-def write_html_report(path: Path | str, results: Mapping[str, Any], title: str = "Evaluation") -> None:
+def write_html_report(
+    path: Path | str,
+    results: Mapping[str, Any],
+    title: str = "Evaluation",
+    thumbnails: Sequence[NDArray[np.uint8]] = (),
+) -> None:
     """Writes the report as one HTML file that needs neither network nor scripts.
 
     Args:
         path: the file; an earlier one is replaced in one step.
         results: see above.
         title: the heading.
+        thumbnails: for errors of images, a small picture of each, uint8 `(height, width, channels)`; they are inside
+            the file, too.
 
     Raises:
         UserError: there is no permission to write, or the disk is full.
@@ -103,7 +115,7 @@ def write_html_report(path: Path | str, results: Mapping[str, Any], title: str =
         body.extend(_html_table(class_table(metrics)))
         body.extend(_html_table(confusion_table(metrics, _HTML_CONFUSED)))
     if results.get("worst_errors"):
-        body.extend(_html_table(errors_table(results["worst_errors"])))
+        body.extend(_html_table(errors_table(results["worst_errors"]), [_picture(image) for image in thumbnails]))
     head = _element(
         "head",
         _element("meta", charset="utf-8"),
@@ -129,7 +141,8 @@ def _format_table(table: Table, width: int) -> str:
 def _column_widths(table: Table) -> list[int]:
     cells = zip(table.columns, *table.rows, strict=True)
     widths = [max(map(cell_width, column)) for column in cells]
-    return [min(width, _TEXT_WIDTH) if index in table.texts else width for index, width in enumerate(widths)]
+    cut = table.texts - table.whole
+    return [min(width, _TEXT_WIDTH) if index in cut else width for index, width in enumerate(widths)]
 
 
 def _format_row(cells: Sequence[str], widths: Sequence[int], table: Table) -> str:
@@ -140,7 +153,7 @@ def _format_row(cells: Sequence[str], widths: Sequence[int], table: Table) -> st
     return "  ".join(fitted).rstrip()
 
 
-def _html_table(table: Table) -> list[ElementTree.Element]:
+def _html_table(table: Table, pictures: Sequence[ElementTree.Element] = ()) -> list[ElementTree.Element]:
     head = _element("tr", *(_html_cell("th", cell, table, column) for column, cell in enumerate(table.columns)))
     body = _element("tbody")
     for row, cells in enumerate(table.rows):
@@ -151,11 +164,21 @@ def _html_table(table: Table) -> list[ElementTree.Element]:
                 colour = "46, 160, 67" if row == column else "218, 54, 51"
                 line[column + 1].set("style", f"background: rgba({colour}, {0.7 * share**0.5:.3f})")
         body.append(line)
+    if pictures:
+        head.insert(0, _element("th", "image", class_="text"))
+        for line, picture in zip(body, pictures, strict=True):
+            line.insert(0, _element("td", picture))
     return [
         _element("h2", table.title),
         _element("div", _element("table", _element("thead", head), body), class_="wide"),
         *(_element("p", note, class_="note") for note in table.notes),
     ]
+
+
+def _picture(image: NDArray[np.uint8]) -> ElementTree.Element:
+    from tfbigmodel.evaluation.figures import png
+
+    return _element("img", src=f"data:image/png;base64,{base64.b64encode(png(image)).decode('ascii')}", alt="")
 
 
 def _html_cell(tag: str, text: str, table: Table, column: int) -> ElementTree.Element:

@@ -35,6 +35,7 @@ class Table:
         rows: the cells, one for each column.
         texts: the columns that hold text (to the left, cut where too wide); the others hold numbers (to the right).
         notes: lines to stand below it.
+        whole: those columns of text that are not cut, such as paths, which are of no use without their ends.
         shares: for a confusion matrix, each row's counts as shares of the row, which HTML shows as colours.
     """
 
@@ -42,6 +43,7 @@ class Table:
     columns: list[str]
     rows: list[list[str]]
     texts: frozenset[int] = frozenset({0})
+    whole: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
     shares: list[list[float]] | None = None
 
@@ -59,7 +61,7 @@ def sentence(results: Mapping[str, Any]) -> str:
     else:
         start, key, show = f"Off by {_number(metrics['mae'])} on average over {examples}", "mae", _number
     others = [
-        f"{_BASELINE_SENTENCES.get(name, _spaced(name))}: {show(baseline[key])}"
+        f"{_BASELINE_SENTENCES.get(name, _spaced(name))}{_seen(baseline)}: {show(baseline[key])}"
         for name, baseline in results.get("baselines", {}).items()
         if key in baseline
     ]
@@ -87,7 +89,7 @@ def headline_table(results: Mapping[str, Any]) -> Table:
         said = [f"fitted on {baseline['train_examples']:,} training examples"] if "train_examples" in baseline else []
         said += [baseline["note"]] if "note" in baseline else []
         if said:
-            notes.append(f"{_spaced(name)}: {'; '.join(said)}")
+            notes.append(f"{_spaced(name)}{_seen(baseline)}: {'; '.join(said)}")
     return Table("Metrics", ["", "model", *map(_spaced, baselines)], rows, notes=tuple(notes))
 
 
@@ -149,26 +151,37 @@ def errors_table(errors: Sequence[Mapping[str, Any]]) -> Table:
     origins = list(dict.fromkeys(error["origin"] for error in errors))
     title = f"Worst errors ({', '.join(map(printable, origins))})"
     if "target" in errors[0]:
+        columns, texts = ["row", "target", "prediction", "error"], set()
         rows = [
             [str(error["row"]), *(_number(error[key]) for key in ("target", "prediction", "error"))] for error in errors
         ]
-        return Table(title, ["row", "target", "prediction", "error"], rows, texts=frozenset())
-    rows = [
-        [
-            str(error["row"]),
-            printable(error["label"]),
-            _number(error["probability_label"]),
-            printable(error["predicted"]),
-            _number(error["probability_predicted"]),
-            _number(error["loss"]),
+    else:
+        columns = ["row", "true class", "probability", "predicted class", "probability", "loss"]
+        texts = {1, 3}
+        rows = [
+            [
+                str(error["row"]),
+                printable(error["label"]),
+                _number(error["probability_label"]),
+                printable(error["predicted"]),
+                _number(error["probability_predicted"]),
+                _number(error["loss"]),
+            ]
+            for error in errors
         ]
-        for error in errors
-    ]
-    columns = ["row", "true class", "probability", "predicted class", "probability", "loss"]
-    if "text" in errors[0]:
-        rows = [[*row, printable(error["text"])] for row, error in zip(rows, errors, strict=True)]
-        return Table(title, [*columns, "text"], rows, texts=frozenset({1, 3, 6}))
-    return Table(title, columns, rows, texts=frozenset({1, 3}))
+    whole = set()
+    for key in ("text", "file"):
+        if key in errors[0]:
+            texts.add(len(columns))
+            whole |= {len(columns)} if key == "file" else set()
+            columns.append(key)
+            rows = [[*row, printable(error[key])] for row, error in zip(rows, errors, strict=True)]
+    return Table(title, columns, rows, texts=frozenset(texts), whole=frozenset(whole))
+
+
+def _seen(baseline: Mapping[str, Any]) -> str:
+    """What a baseline sees, where that is not all that the model sees."""
+    return f" on {baseline['inputs']}" if "inputs" in baseline else ""
 
 
 def _number(value: float | None) -> str:

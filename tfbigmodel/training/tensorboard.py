@@ -98,15 +98,16 @@ class TensorBoard:
                     tf.summary.histogram(weight.path, keras.ops.convert_to_numpy(weight), epoch)
         self.flush()
 
-    def image(self, name: str, image: np.ndarray, step: int) -> None:
+    def image(self, name: str, image: np.ndarray, step: int, of_training: bool = False) -> None:
         """Shows an image.
 
         Args:
             name: its tag.
             image: uint8, `(height, width, channels)`.
             step: the update it belongs to.
+            of_training: it is of the training split, and goes with its curves.
         """
-        with self._validation.as_default():
+        with (self._train if of_training else self._validation).as_default():
             tf.summary.image(name, image[None], step)
         self.flush()
 
