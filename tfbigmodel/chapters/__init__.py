@@ -15,6 +15,7 @@ and may have, found by these names (`hook`):
 - `load_pretrained(model, config, info) -> str`: gives a fresh model its pretrained weights, and says which
   (`""` where there are none);
 - `learning_rate_scales(model, config) -> dict[str, float]`: weight path → share of the learning rate;
+- `set_trainable(model, part)`: freezes all but a part, for `training.phases`;
 - `inference_functions(model, preprocess, info, config) -> dict[str, ConcreteFunction]`: signatures to predict with and
   to export, where they are not the task's answers to the preprocessor's signatures;
 - `write_artifacts(workdir, model, preprocess, config, info)`: what a finished run leaves in its workdir (a path)
@@ -28,11 +29,12 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 
-from tfbigmodel.chapters import bert_classifier, bert_pretraining, dense, lstm, text_generator
+from tfbigmodel.chapters import bert_classifier, bert_pretraining, dense, lstm, resnet50, text_generator
 
 CHAPTERS: dict[str, ModuleType] = {
     "dense": dense,
     "lstm": lstm,
+    "resnet50": resnet50,
     "bert_classifier": bert_classifier,
     "bert_pretraining": bert_pretraining,
     "text_generator": text_generator,
@@ -41,6 +43,7 @@ CHAPTERS: dict[str, ModuleType] = {
 ModelConfig: TypeAlias = Annotated[
     dense.DenseConfig
     | lstm.LstmConfig
+    | resnet50.ResNet50Config
     | bert_classifier.BertClassifierConfig
     | bert_pretraining.BertPretrainingConfig
     | text_generator.TextGeneratorConfig,

@@ -1,0 +1,183 @@
+"""Pretrained ResNet50 weights: KerasHub's preset folders, timm's folders, and other runs' workdirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.errors import UserError
+from tfbigmodel.chapters.hub import import_keras_hub
+from tfbigmodel.chapters.preset_folders import (
+    CONFIG,
+    KERAS_WEIGHTS,
+    SAFETENSORS,
+    PresetKind,
+    find_preset,
+    load_keras_weights,
+    one_line,
+    read_object,
+    require,
+)
+
+if TYPE_CHECKING:
+    import keras
+
+    from tfbigmodel.chapters.resnet50 import ResNet50Config
+
+RESNET = PresetKind(
+    backbone="ResNetBackbone",
+    tokenizer=None,
+    kaggle="keras/resnetv1/keras",
+    files=(CONFIG, KERAS_WEIGHTS),
+    example="resnet_50_imagenet",
+    other_format=f"a timm folder ({CONFIG}, {SAFETENSORS}), a resnet50 run's workdir",
+    written_by=None,
+)
+_KEY = "model.preset"
+# What the normalisations of `data.images` do: pixels, 0 … 255, times scale plus offset.
+_NORMALIZATIONS = {
+    "zero_to_one": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+def absolute_preset(preset: str, download: bool) -> str:
+    """A preset as an absolute path; a path that was absolute before and is gone stays as it is.
+
+    A workdir's configuration, which was filled in before, needs the preset no more: only a run that starts does.
+
+    Raises:
+        MissingFileError: there is no such preset; the message says which files to fetch, and how to give them.
+    """
+    path = Path(preset)
+    return preset if path.is_absolute() and not path.exists() else str(find_preset(preset, RESNET, download))
+
+
+def check_normalization(folder: Path, normalization: str) -> None:
+    """Checks that images are normalised as the preset's were, where its folder says how.
+
+    Args:
+        folder: the preset; nothing is checked where it is gone.
+        normalization: `data.images.normalization`.
+
+    Raises:
+        UserError: they are not.
+    """
+    found = _preset_normalization(folder)
+    if found is None:
+        return
+    mean, std = (tuple(round(float(value), 3) for value in values) for values in found)
+    for name, (expected_mean, expected_std) in _NORMALIZATIONS.items():
+        if np.allclose(mean, expected_mean, atol=2e-3) and np.allclose(std, expected_std, atol=2e-3):
+            if name != normalization:
+                raise UserError(
+                    f"data.images.normalization: {normalization}, and the images of {folder} were normalised as "
+                    f"{name}; choose that"
+                )
+            return
+    raise UserError(
+        f"{_KEY}: the images of {folder} were normalised by mean {mean} and standard deviation {std}, which is none of "
+        f"{', '.join(_NORMALIZATIONS)}; use weights that were trained with one of these"
+    )
+
+
+def load_weights(backbone: keras.Model, config: ResNet50Config) -> str:
+    """Gives a network its preset's weights: all of them, or all but the stem's where the stem is another one.
+
+    Args:
+        backbone: a network with KerasHub's layer names, of any dtype policy.
+        config: the `model` section, with a preset.
+
+    Returns:
+        One line that says what was loaded.
+
+    Raises:
+        UserError: the preset is missing, damaged, or another network's.
+    """
+    assert config.preset is not None
+    folder = find_preset(config.preset, RESNET, config.download)
+    arrays, stem = _run_arrays(folder) if _is_run(folder) else (_preset_arrays(folder), "imagenet")
+    targets = {v.path: v for v in backbone.weights if stem == config.stem or not v.path.startswith("conv1_")}
+    for path, variable in targets.items():
+        if path not in arrays or arrays[path].shape != tuple(variable.shape):
+            raise UserError(f"{_KEY}: {folder} has no weight {path} of shape {tuple(variable.shape)}")
+        variable.assign(arrays[path])
+    rest = "" if stem == config.stem else f"; the stem is new, since {config.stem} is another one than {stem}"
+    return f"loaded {len(targets)} of {len(backbone.weights)} weights of {folder}{rest}"
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file() and not (folder / CONFIG).exists()
+
+
+def _run_arrays(folder: Path) -> tuple[dict[str, np.ndarray], str]:
+    """The final weights of another run, and its stem."""
+    from tfbigmodel.model import final_checkpoint
+    from tfbigmodel.workdir import Workdir
+
+    workdir = Workdir(folder)
+    config = workdir.config()
+    if config.model.chapter != "resnet50":
+        raise UserError(f"{_KEY}: {folder} is a {config.model.chapter} run; expected a resnet50 run")
+    return final_checkpoint(workdir, config).model_arrays(), config.model.stem
+
+
+def _preset_arrays(folder: Path) -> dict[str, np.ndarray]:
+    from tfbigmodel.chapters.resnet50 import ARCHITECTURE
+
+    config = read_object(folder / CONFIG, _KEY, RESNET)
+    is_keras = "class_name" in config or "registered_name" in config
+    if is_keras:
+        _check_architecture(folder, config, ARCHITECTURE)
+    elif config.get("architecture") != "resnet50":
+        what = (
+            f"architecture {config['architecture']}" if "architecture" in config else "no class_name, no architecture"
+        )
+        raise UserError(f"{_KEY}: {folder / CONFIG} has {what}; expected KerasHub's ResNetBackbone, or timm's resnet50")
+    weights = folder / (KERAS_WEIGHTS if is_keras else SAFETENSORS)
+    require(weights, "the weights")
+    hub = import_keras_hub(texts=False)
+    try:
+        if is_keras:
+            backbone = hub.models.ResNetBackbone(**ARCHITECTURE, dtype="float32")
+            load_keras_weights(backbone, weights)
+        else:
+            backbone = hub.models.ResNetBackbone.from_preset(str(folder), dtype="float32")
+    except Exception as error:  # of h5py, safetensors, Keras and KerasHub, each in its own words
+        raise UserError(f"{weights} cannot be loaded as {folder / CONFIG} describes it: {one_line(error)}") from error
+    return {variable.path: variable.numpy() for variable in backbone.weights}
+
+
+def _check_architecture(folder: Path, config: dict[str, Any], expected: dict[str, Any]) -> None:
+    # A classifier's configuration has the network's inside.
+    described = config
+    if described.get("class_name") != "ResNetBackbone" and isinstance(described.get("config"), dict):
+        described = described["config"].get("backbone") or described
+    sizes = described.get("config") if isinstance(described, dict) else None
+    if not isinstance(sizes, dict) or described.get("class_name") != "ResNetBackbone":
+        raise UserError(f"{_KEY}: {folder / CONFIG} describes a {config.get('class_name')}; expected a ResNetBackbone")
+    for name, value in expected.items():
+        if sizes.get(name, False) != value:
+            raise UserError(
+                f"{_KEY}: {folder / CONFIG} has {name} {sizes.get(name)}; expected {value}, as ResNet50 (v1.5) has"
+            )
+
+
+def _preset_normalization(folder: Path) -> tuple[Any, Any] | None:
+    """Mean and standard deviation of a preset's images, whose pixels are from 0 to 1; None where it says nothing."""
+    if _is_run(folder):
+        from tfbigmodel.workdir import Workdir
+
+        images = getattr(Workdir(folder).config().data, "images", None)
+        return _NORMALIZATIONS[images.normalization] if images else None
+    try:
+        if (folder / "image_converter.json").is_file():
+            converter = read_object(folder / "image_converter.json", _KEY, RESNET).get("config", {})
+            scale, offset = (np.broadcast_to(np.asarray(converter[key], float), (3,)) for key in ("scale", "offset"))
+            return -offset / (255 * scale), 1 / (255 * scale)
+        trained = read_object(folder / CONFIG, _KEY, RESNET).get("pretrained_cfg", {}) if folder.is_dir() else {}
+        return (trained["mean"], trained["std"]) if trained else None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
