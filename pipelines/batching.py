@@ -20,7 +20,7 @@ from pipelines.shares import Shares, finished, shuffled, traced
 from pipelines.stateless import graph_keys
 
 # The word of a key that keeps the random numbers of mixing apart from those of what comes before it.
-_MIXING = 1
+_MIXING = 1_000
 
 
 class MemoryData:

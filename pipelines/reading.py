@@ -2,19 +2,18 @@
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 from pipelines.config import DataConfig, TableConfig, TfdsConfig
 from pipelines.data import DatasetInfo, Examples, Preprocessor
 from pipelines.errors import UserError
-from pipelines.images.decoding import decode_images
+from pipelines.images.checking import check_images
+from pipelines.images.files import ImageFiles
 from pipelines.images.preprocess import ImagePreprocessor
 from pipelines.labels import encode_classes
 from pipelines.lookup import require_file
@@ -71,12 +70,13 @@ def read_examples(
     table = _read(path, config)
     columns = list(table.frame.columns)
     labels = None
+    features: Mapping[str, Any]
     if labelled:
         require_column(info.label_name, columns, table.origin, "the label of this run")
         labels = _labels(table, info)
     if isinstance(preprocess, ImagePreprocessor):
         require_column(IMAGE_COLUMN, columns, table.origin, "the paths of this run's images")
-        features = _images(table, path.parent, preprocess)
+        features = {IMAGE_COLUMN: _images(table, path.parent)}
     elif isinstance(preprocess, TablePreprocessor):
         features = _columns(table, preprocess, config.missing if isinstance(config, TableConfig) else "refuse")
     elif isinstance(preprocess, TextPreprocessor):
@@ -90,11 +90,11 @@ def read_examples(
 
 
 def read_image_files(paths: Sequence[Path], preprocess: Preprocessor) -> Examples:
-    """Image files as unlabelled examples with the feature `image`, the encoded bytes.
+    """Image files as unlabelled examples with the feature `image`, `ImageFiles`.
 
     Args:
-        paths: PNG, JPEG, BMP or GIF files.
-        preprocess: the run's preprocessor; each file is decoded once as it would do, so that a broken one is named.
+        paths: PNG, JPEG, BMP or GIF files. Each is decoded once, so that a broken one is named.
+        preprocess: the run's preprocessor.
 
     Raises:
         UserError: a file is missing, is no image or a damaged one, or the run is not about images.
@@ -103,9 +103,9 @@ def read_image_files(paths: Sequence[Path], preprocess: Preprocessor) -> Example
         raise UserError("this run was not trained on images; give it a table with --input")
     if not paths:
         raise UserError("no image file was given")
-    contents = [_image_bytes(Path(path), preprocess, str(path)) for path in paths]
+    files = _checked_files([require_file(Path(path)) for path in paths], lambda index: str(paths[index]))
     origin = str(paths[0]) if len(paths) == 1 else f"{paths[0]} … {paths[-1]}"
-    return Examples({IMAGE_COLUMN: _objects(contents)}, None, origin, np.arange(len(paths)))
+    return Examples({IMAGE_COLUMN: files}, None, origin, np.arange(len(paths)))
 
 
 def read_texts(texts: Sequence[str], preprocess: Preprocessor) -> Examples:
@@ -190,29 +190,25 @@ def _vectors(cells: Sequence[Any], column: NumericColumn, place: Callable[[int],
     return values.astype(np.float32)
 
 
-def _images(table: Table, folder: Path, preprocess: ImagePreprocessor) -> Mapping[str, np.ndarray]:
-    contents = []
+def _images(table: Table, folder: Path) -> ImageFiles:
+    paths = []
     for index, cell in enumerate(table.cells(IMAGE_COLUMN)):
         place = f"{table.place(index)}, column {IMAGE_COLUMN}"
         if not isinstance(cell, str) or not cell.strip():
             raise UserError(f"{place}: the cell is empty; the path of an image was expected")
-        contents.append(_image_bytes(Path(folder, cell), preprocess, f"{place}: {Path(folder, cell)}", place))
-    return {IMAGE_COLUMN: _objects(contents)}
+        paths.append(require_file(Path(folder, cell), place))
+    return _checked_files(paths, lambda index: f"{table.place(index)}, column {IMAGE_COLUMN}: {paths[index]}")
 
 
-def _image_bytes(path: Path, preprocess: ImagePreprocessor, shown: str, key: str = "") -> bytes:
-    try:
-        content = require_file(path, key).read_bytes()
-    except PermissionError as error:
-        raise UserError(f"no permission to read {path}") from error
-    try:
-        decode_images(tf.constant([content]), *preprocess.shape)
-    except tf.errors.InvalidArgumentError as error:
-        # Our own checks say what is wrong; the decoders' messages speak of nodes and buffers.
-        said = re.search(r"image: element \d+ ([^'\"\]\n]*)", error.message)
-        reason = said[1].strip() if said else "is damaged or cut off and cannot be decoded; replace it or leave it out"
-        raise UserError(f"{shown} {reason}") from error
-    return content
+def _checked_files(paths: Sequence[Path], shown: Callable[[int], str]) -> ImageFiles:
+    """Files that can all be decoded; the first that cannot is refused by what `shown` says of its index."""
+    names = [str(path) for path in paths]
+    digests = []
+    for index, found in enumerate(check_images(names)):
+        if found.problem:
+            raise UserError(f"{shown(index)} {found.problem}; replace it or leave it out")
+        digests.append(found.digest)
+    return ImageFiles(names, digests)
 
 
 def _objects(contents: list[bytes]) -> np.ndarray:

@@ -3,14 +3,19 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from pipelines.batching import MemoryData
 from pipelines.config import BatchingConfig, ImagesConfig
 from pipelines.data import Data, DatasetInfo, Examples, ImageInfo, Preprocessor, Split, TextInfo
 from pipelines.errors import UserError
 from pipelines.images.config import AugmentationConfig, ImageConfig
+from pipelines.images.decoding import resize_images, to_channels
 from pipelines.images.preprocess import ImagePreprocessor
 from pipelines.labels import check_classes, target_scaling
+
+# Images that are resized together: they take a few times their memory on the way.
+_CHUNK = 64
 
 
 def image_data(
@@ -62,6 +67,27 @@ def image_preprocessor(shape: Sequence[int], options: ImageConfig | None) -> Ima
             "data.images.channels: 3, or normalization: zero_to_one"
         )
     return ImagePreprocessor(int(height), int(width), int(channels), options.resize, options.normalization)
+
+
+def fitted_pixels(pixels: np.ndarray, preprocess: ImagePreprocessor) -> np.ndarray:
+    """Pixels as the preprocessor makes them of the same images in a file.
+
+    Args:
+        pixels: uint8 `(num_images, image_height, image_width, image_channels)`.
+        preprocess: of the size and channels wanted.
+
+    Returns:
+        uint8 `(num_images, height, width, channels)`.
+    """
+    if pixels.shape[1:] == preprocess.shape:
+        return pixels
+    fitted = np.empty((len(pixels), *preprocess.shape), np.uint8)
+    for start in range(0, len(pixels), _CHUNK):
+        part = to_channels(tf.constant(pixels[start : start + _CHUNK]), preprocess.channels)
+        if pixels.shape[1:3] != preprocess.shape[:2]:
+            part = resize_images(part, preprocess.height, preprocess.width, preprocess.resize)
+        fitted[start : start + _CHUNK] = part
+    return fitted
 
 
 def refuse_image_options(config: BatchingConfig, what: str) -> None:

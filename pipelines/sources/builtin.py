@@ -6,7 +6,8 @@ import numpy as np
 
 from pipelines.config import BuiltinConfig
 from pipelines.data import Data, Examples
-from pipelines.sources.arrays import image_data
+from pipelines.errors import UserError
+from pipelines.sources.arrays import fitted_pixels, image_data, image_preprocessor
 from pipelines.sources.texts import TextRows, TextSource, refuse_text_options, text_data
 from pipelines.splits import divide
 from pipelines.tables.reading import read
@@ -40,7 +41,7 @@ def text_source(config: BuiltinConfig) -> TextSource:
 
 
 def _digits(config: BuiltinConfig) -> Data:
-    """scikit-learn's 1,797 handwritten digits.
+    """scikit-learn's 1,797 handwritten digits, in the configured form.
 
     The pixels, 0 … 16 in the original, become 0 … 255: rounded, and still 17 different values.
     """
@@ -49,6 +50,14 @@ def _digits(config: BuiltinConfig) -> Data:
     refuse_text_options(config, "builtin digits are images")
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
+    preprocess = image_preprocessor(pixels.shape[1:], config.images)
+    size = len(pixels) * int(np.prod(preprocess.shape)) / 2**30
+    if size > config.max_memory_gb:
+        raise UserError(
+            f"builtin digits of data.images.size {preprocess.height} take {size:.3g} GiB in memory, and "
+            f"data.max_memory_gb is {config.max_memory_gb:g}; choose a smaller size, or raise the limit"
+        )
+    pixels = fitted_pixels(pixels, preprocess)
     labels = digits.target.astype(np.int32)
     origin = "builtin digits"
     class_names = tuple(str(name) for name in digits.target_names)
@@ -56,4 +65,4 @@ def _digits(config: BuiltinConfig) -> Data:
     splits = {
         split: Examples({"pixels": pixels[index]}, labels[index], origin, index) for split, index in division.items()
     }
-    return image_data(splits, class_names, "label", config)
+    return image_data(splits, class_names, "label", config, preprocess)

@@ -52,7 +52,7 @@ def load(config: ImageFolderConfig) -> Data:
     class_names = _class_names(folders["train"], config)
     files = {split: _listed(root, folder, split, class_names, config) for split, folder in folders.items()}
     checked = _checked(root, files, config)
-    broken = {file.name: checked[file.name].problem for file in sum(files.values(), []) if checked[file.name].problem}
+    broken = {name: found.problem for name, found in checked.items() if found.problem}
     if broken and config.broken == "refuse":
         raise UserError(_broken_message(root, broken, len(checked)))
     good = {split: [file for file in listed if file.name not in broken] for split, listed in files.items()}

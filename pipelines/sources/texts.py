@@ -11,7 +11,7 @@ from pipelines.config import CleaningConfig, TextConfig, TokenizerConfig
 from pipelines.data import SPLITS, Data, Examples, Split, Task, TextInfo
 from pipelines.errors import UserError
 from pipelines.labels import encode_classes, sorted_class_names
-from pipelines.sources.arrays import classification_data, regression_data
+from pipelines.sources.arrays import classification_data, refuse_image_options, regression_data
 from pipelines.splits import divide, draw
 from pipelines.text.cleaning import add_counts, clean_rows, encoded
 from pipelines.text.preprocess import Packing, TextPreprocessor
@@ -87,6 +87,7 @@ def text_data(source: TextSource, config: TextConfig) -> Data:
     Raises:
         UserError: a text is empty, a label is wrong, a split would be, or the vocabulary cannot be had.
     """
+    refuse_image_options(config, f"{source.given['train'].origin} holds texts")
     divided = divide_texts(source, config)
     tokenizer_config = config.tokenizer or TokenizerConfig()
     tokenizer = make_tokenizer(tokenizer_config, config.data_dir, divided.cleaned["train"])

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets that are prepared on disk: images of one size, texts or numbers; nothing is fetched unasked."""
+"""TensorFlow Datasets that are prepared on disk: images, texts or numbers; nothing is fetched unasked."""
 
 import dataclasses
 import sys
@@ -11,9 +11,17 @@ import tensorflow as tf
 from pipelines.config import TfdsConfig
 from pipelines.data import SPLITS, Data, Examples, Split
 from pipelines.errors import UserError
+from pipelines.images.preprocess import ImagePreprocessor
 from pipelines.labels import sorted_class_names
 from pipelines.names import did_you_mean, listing
-from pipelines.sources.arrays import classification_data, image_data, regression_data
+from pipelines.sources.arrays import (
+    classification_data,
+    fitted_pixels,
+    image_data,
+    image_preprocessor,
+    refuse_image_options,
+    regression_data,
+)
 from pipelines.sources.texts import TextRows, TextSource, refuse_text_options, text_data
 from pipelines.sources.tfds_features import Plan, plan
 from pipelines.sources.tfds_prepared import prepared_builder
@@ -44,7 +52,7 @@ def load(config: TfdsConfig) -> Data:
 
     Raises:
         UserError: it is not prepared (and `download` is not set), a split does not exist, its features are neither an
-            image of one size nor a text nor numbers, it does not fit in `max_memory_gb`, or a file is damaged.
+            image nor a text nor numbers, it does not fit in `max_memory_gb`, or a file is damaged.
     """
     builder = prepared_builder(config)
     wanted: dict[Split, str | None] = {
@@ -57,8 +65,15 @@ def load(config: TfdsConfig) -> Data:
     _check_memory(scheme, sum(sizes.values()), config)
     if scheme.text is None:
         refuse_text_options(config, f"{scheme.dataset} holds none")
+    preprocess = None
+    if scheme.image_shape is None:
+        refuse_image_options(config, f"{scheme.dataset} holds none")
+    else:
+        preprocess = image_preprocessor(scheme.image_shape, config.images)
     memory = _Memory(scheme.dataset, config.max_memory_gb)
-    given = {split: _read(builder, text, scheme, memory) for split, text in wanted.items() if text is not None}
+    given = {
+        split: _read(builder, text, scheme, memory, preprocess) for split, text in wanted.items() if text is not None
+    }
     class_names = _class_names(scheme, given["train"])
     labels = {split: _labels(part, scheme, class_names) for split, part in given.items()}
     if scheme.text is not None:
@@ -79,8 +94,9 @@ def load(config: TfdsConfig) -> Data:
         whole = given[split if split in given else "train"]
         whole = dataclasses.replace(whole, labels=labels[split if split in given else "train"])
         parts[split] = whole if split in given and split != "train" else whole.at(division[split])
-    if scheme.image is not None:
-        return image_data({split: _examples(part) for split, part in parts.items()}, class_names, scheme.label, config)
+    if preprocess is not None:
+        examples = {split: _examples(part, scheme) for split, part in parts.items()}
+        return image_data(examples, class_names, scheme.label, config, preprocess)
     return _table_data(parts, scheme, class_names, config)
 
 
@@ -108,15 +124,15 @@ def _check_memory(scheme: Plan, num_examples: int, config: TfdsConfig) -> None:
 
 
 class _Memory:
-    """Counts what texts take, whose size is known only when they have been read."""
+    """Counts what texts and encoded images take, whose size is known only when they have been read."""
 
     def __init__(self, dataset: str, max_memory_gb: float) -> None:
         self.dataset = dataset
         self.max_memory_gb = max_memory_gb
         self.size = 0
 
-    def add(self, texts: np.ndarray) -> None:
-        self.size += sum(sys.getsizeof(text) for text in texts)
+    def add(self, values: np.ndarray) -> None:
+        self.size += sum(sys.getsizeof(value) for value in values)
         if self.size > self.max_memory_gb * 2**30:
             raise UserError(
                 f"{self.dataset} takes more than {self.max_memory_gb:g} GiB in memory (data.max_memory_gb); raise it "
@@ -124,7 +140,7 @@ class _Memory:
             )
 
 
-def _read(builder: Any, text: str, scheme: Plan, memory: _Memory) -> _Part:
+def _read(builder: Any, text: str, scheme: Plan, memory: _Memory, preprocess: ImagePreprocessor | None) -> _Part:
     """Reads a split in the order in which it is stored."""
     import tensorflow_datasets as tfds
 
@@ -136,10 +152,13 @@ def _read(builder: Any, text: str, scheme: Plan, memory: _Memory) -> _Part:
     columns: dict[str, np.ndarray] = {}
     filled = 0
     try:
-        dataset = builder.as_dataset(split=text, shuffle_files=False, read_config=order)
+        decoders = {scheme.image: tfds.decode.SkipDecoding()} if scheme.encoded else None
+        dataset = builder.as_dataset(split=text, shuffle_files=False, read_config=order, decoders=decoders)
         chosen = dataset.map(lambda example: {name: example[name] for name in names})
         for batch in chosen.batch(_ROWS).prefetch(2).as_numpy_iterator():
             for name, values in batch.items():
+                if preprocess is not None and name == scheme.image and not scheme.encoded:
+                    values = fitted_pixels(values, preprocess)
                 if name not in columns:
                     columns[name] = np.empty((number, *values.shape[1:]), values.dtype)
                 columns[name][filled : filled + len(values)] = values
@@ -227,9 +246,9 @@ def _text_rows(part: _Part, text: str, labels: np.ndarray) -> TextRows:
     return TextRows(texts, labels, part.rows, part.origin, lambda i: f"{part.origin} example {part.rows[i]}")
 
 
-def _examples(part: _Part) -> Examples:
-    (pixels,) = part.features.values()
-    return Examples({"pixels": pixels}, part.labels, part.origin, part.rows)
+def _examples(part: _Part, scheme: Plan) -> Examples:
+    (images,) = part.features.values()
+    return Examples({"image" if scheme.encoded else "pixels": images}, part.labels, part.origin, part.rows)
 
 
 def _as_served(values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What of a TFDS dataset can be learned from: one image of a fixed size, one text, or numbers and classes."""
+"""What of a TFDS dataset can be learned from: one image, one text, or numbers and classes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,11 +8,12 @@ import numpy as np
 
 from pipelines.config import TfdsConfig
 from pipelines.errors import UserError
+from pipelines.images.config import ImageConfig
 from pipelines.names import did_you_mean, listing
 
 _USABLE = (
-    "usable are one uint8 image of fixed size and 1 or 3 channels, one text (data.text names it where there are other "
-    "features), or scalars and vectors of numbers and classes"
+    "usable are one uint8 image, one text (data.text names it where there are other features), or scalars and vectors "
+    "of numbers and classes"
 )
 
 
@@ -24,6 +25,9 @@ class Plan:
         dataset: its full name, with version, for messages.
         features: the input features.
         image: the name of the image feature; None where there is none.
+        image_shape: the height, width and channels that the model sees; None where there is no image.
+        encoded: whether images are held as they are stored and decoded for each batch, because they have different
+            sizes, or would take more memory than that as pixels.
         text: the name of the text feature; None where there is none.
         categories: the input features that are classes, with the classes' names.
         label: the feature to predict.
@@ -35,6 +39,8 @@ class Plan:
     dataset: str
     features: tuple[str, ...]
     image: str | None
+    image_shape: tuple[int, int, int] | None
+    encoded: bool
     text: str | None
     categories: Mapping[str, tuple[str, ...]]
     label: str
@@ -73,12 +79,18 @@ def plan(info: Any, config: TfdsConfig) -> Plan:
     }
     if images and config.task == "regression":
         raise UserError(f"{dataset}: data.task: regression works on numbers, and {images[0]} is an image")
-    # How long texts are is known when they have been read.
-    sizes = [int(np.prod(features[name].shape)) * (1 if images else 4) for name in inputs]
+    shape, encoded = _image_form(features[images[0]], images[0], config, dataset) if images else (None, False)
+    # How long texts and files are is known when they have been read.
+    if shape is None:
+        sizes = [int(np.prod(features[name].shape)) * 4 for name in inputs]
+    else:
+        sizes = [0 if encoded else int(np.prod(shape))]
     return Plan(
         dataset=dataset,
         features=inputs,
         image=images[0] if images else None,
+        image_shape=shape,
+        encoded=encoded,
         text=texts[0] if texts else None,
         categories=categories,
         label=label,
@@ -90,6 +102,8 @@ def plan(info: Any, config: TfdsConfig) -> Plan:
 
 def _roles(info: Any, features: Mapping[str, Any], config: TfdsConfig, dataset: str) -> tuple[tuple[str, ...], str]:
     """Input features and label: as TFDS declares them, or all others beside the label that the user names."""
+    import tensorflow_datasets as tfds
+
     declared = info.supervised_keys
     if config.label is not None and config.label not in features:
         raise UserError(
@@ -99,6 +113,9 @@ def _roles(info: Any, features: Mapping[str, Any], config: TfdsConfig, dataset: 
         raise UserError(f"{dataset} declares no label; set data.label to one of its features: {listing(features)}")
     label = config.label
     inputs = tuple(name for name in features if name != label)
+    images = [name for name in inputs if isinstance(features[name], tfds.features.Image)]
+    if len(images) == 1:  # beside it stand a file's name, boxes, and the like
+        inputs = (images[0],)
     if declared is not None and (label is None or label == declared[1]):
         label = declared[1]
         inputs = tuple(_leaves(declared[0]))
@@ -111,6 +128,24 @@ def _roles(info: Any, features: Mapping[str, Any], config: TfdsConfig, dataset: 
     if not inputs:
         raise UserError(f"{dataset} has no feature beside the label {label}")
     return inputs, label
+
+
+def _image_form(feature: Any, name: str, config: TfdsConfig, dataset: str) -> tuple[tuple[int, int, int], bool]:
+    """The shape that the model sees, and whether images are held encoded."""
+    options = config.images or ImageConfig()
+    height, width, stored_channels = feature.shape
+    fixed = None not in (height, width)
+    if options.size is None and not fixed:
+        raise UserError(
+            f"{dataset}: the images of feature {name} have different sizes, and a model needs one; set "
+            "data.images.size, such as 224"
+        )
+    # What is neither greyscale nor colour is colour with transparency, or not known.
+    known = stored_channels in (1, 3)
+    channels = options.channels or (stored_channels if known else 3)
+    if options.size is None:
+        return (height, width, channels), not known
+    return (options.size, options.size, channels), not fixed or not known or options.size**2 > height * width
 
 
 def _text_feature(features: Mapping[str, Any], name: str, dataset: str) -> str:
@@ -161,8 +196,7 @@ def _is_usable(feature: Any, alone: bool) -> bool:
     if isinstance(feature, tfds.features.Text):
         return alone
     if isinstance(feature, tfds.features.Image):
-        sizes = tuple(feature.shape)
-        return alone and None not in sizes and sizes[2] in (1, 3) and feature.np_dtype == np.uint8
+        return alone and feature.np_dtype == np.uint8
     if isinstance(feature, tfds.features.ClassLabel):
         return True
     return _is_number(feature) and len(feature.shape) <= 1 and None not in feature.shape

@@ -221,7 +221,7 @@ def test_a_file_for_a_run_on_numbers(load: Callable, prepared: Path, tmp_path: P
         ({"batch_size": 50}, r"36 training examples are fewer than one batch of 50"),
         (
             {"name": "made_sizes"},
-            r"feature image \(Image of shape \(None, None, 1\)\) cannot be used; usable are one uint8",
+            r"the images of feature image have different sizes, and a model needs one; set data.images.size, such as",
         ),
         ({"name": "made_unlabelled"}, r'label "-1" is none of the training classes.*choose a split that has labels'),
         (
