@@ -1,4 +1,8 @@
-"""`python -m serving.client`: ask a model from the command line, one JSON line for each example."""
+"""`python -m serving.client`: ask a model from the command line, one JSON line for each example.
+
+An image's line is short where the model is a classifier: its file, the label, that label's probability and the
+likeliest classes; a thousand classes' probabilities are for `--all_outputs`.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,13 @@ import base64
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from serving.client import DEFAULT_TIMEOUT_SECONDS, Client, signature_info
-from serving.errors import UsageError
+from serving.client import DEFAULT_TIMEOUT_SECONDS, Client, ClientError, signature_info
+from serving.errors import Code, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
     from serving.client_input import Example
 
 _EXAMPLES_PER_REQUEST = 64
+# Photos are megabytes each, and take a server much more than a table's rows.
+_IMAGES_PER_REQUEST = 8
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,15 +81,20 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
         info = signature_info(metadata, options.signature)
         examples = _examples(options)
+        size = _IMAGES_PER_REQUEST if options.image else _EXAMPLES_PER_REQUEST
         # Everything is converted before anything is sent: a bad row at the end leaves no half of the answers.
-        batches = [
-            to_arrays(examples[start : start + _EXAMPLES_PER_REQUEST], info)
-            for start in range(0, len(examples), _EXAMPLES_PER_REQUEST)
-        ]
-        for batch in batches:
-            # The version that the metadata came from, so that a swap between two batches does not mix answers.
-            outputs = client.predict(options.model, batch, options.signature, metadata.version, options.timeout)
-            yield from _rows(outputs, len(next(iter(batch.values()))))
+        parts = [examples[start : start + size] for start in range(0, len(examples), size)]
+        batches = [to_arrays(part, info) for part in parts]
+        for part, batch in zip(parts, batches, strict=True):
+            try:
+                # The version that the metadata came from, so that a swap between two batches does not mix answers.
+                outputs = client.predict(options.model, batch, options.signature, metadata.version, options.timeout)
+            except ClientError as error:
+                raise _naming_the_image(error, part) if options.image else error from None
+            rows = _rows(outputs, len(part))
+            if options.image and not options.all_outputs:
+                rows = (_summary(example.where, row) for example, row in zip(part, rows, strict=True))
+            yield from rows
 
 
 def _examples(options: argparse.Namespace) -> list[Example]:
@@ -104,6 +116,32 @@ def _rows(outputs: dict[str, np.ndarray], count: int) -> Iterator[dict[str, Any]
             name: plain(array[index] if array.ndim and len(array) == count else array)
             for name, array in sorted(outputs.items())
         }
+
+
+def _summary(file: str, row: dict[str, Any]) -> dict[str, Any]:
+    """What people want to know of an image's answer; the whole answer where it is not a classifier's."""
+    if not isinstance(row.get("label"), str) or not isinstance(row.get("probabilities"), list):
+        return row
+    summary = {"image": file, "label": row["label"]}
+    labels, probabilities = row.get("top_labels", []), row.get("top_probabilities", [])
+    top = {name: share for name, share in zip(labels, probabilities, strict=False) if isinstance(name, str)}
+    if row["label"] in top:
+        summary["probability"] = top[row["label"]]
+    elif len(row["probabilities"]) > 2:
+        summary["probability"] = max(row["probabilities"])
+    else:  # of two classes a model with a threshold may answer the less likely one
+        summary["probabilities"] = row["probabilities"]
+    return {**summary, "top": top} if top else summary
+
+
+def _naming_the_image(error: ClientError, examples: Sequence[Example]) -> ClientError:
+    """The server's complaint about an element of a request, beginning with the file that it is about."""
+    found = re.search(r"\belement (\d+)\b", str(error))
+    index = int(found[1]) if found else 0
+    known = bool(found) or len(examples) == 1
+    if error.code is not Code.INVALID_ARGUMENT or not known or index >= len(examples):
+        return error
+    return ClientError(f"{examples[index].where}: {error}", error.code)
 
 
 def plain(value: Any) -> Any:
@@ -146,6 +184,9 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=_seconds, default=DEFAULT_TIMEOUT_SECONDS, help="seconds to wait for an answer (%(default)g)"
     )
     what = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument(
+        "--all_outputs", action="store_true", help="for --image: print every output of a classifier as it is"
+    )
     what.add_argument("--image", nargs="+", metavar="FILE", help="image files, sent as they are to the input 'image'")
     what.add_argument("--text", nargs="+", help="texts, sent to the input 'text'")
     what.add_argument(

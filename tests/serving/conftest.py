@@ -81,7 +81,7 @@ def run_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """One version folder per model: linear (y = 2x + 1), linear3 (y = 3x), text, many (two inputs), tf1."""
+    """A version folder per model: linear (y = 2x + 1), linear3 (y = 3x), text, many (two inputs), tf1, classifiers."""
     import tensorflow as tf
     from tensorflow.python.data.experimental.ops.testing import sleep
 
@@ -124,6 +124,39 @@ def exported(tmp_path_factory):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image")])
         def image(self, image):
             return {"bytes": tf.strings.length(image), "image": image}
+
+    class Classifier(tf.Module):
+        """The classes' logits are the bytes of the image: `b"\\x01\\x03\\x02"` is most of all a dog."""
+
+        def __init__(self, names, top_k, threshold=None):
+            super().__init__()
+            self.names, self.top_k, self.threshold = names, top_k, threshold
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image")])
+        def serve(self, image):
+            size = tf.strings.length(image)
+            message = tf.strings.format("image: element {} is no image", tf.argmin(size))
+            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(size == len(self.names)), [message])]):
+                logits = tf.cast(tf.io.decode_raw(image, tf.uint8), tf.float32)
+            probabilities = tf.nn.softmax(logits)
+            index = (
+                tf.argmax(logits, 1)
+                if self.threshold is None
+                else tf.cast(probabilities[:, 1] > self.threshold, tf.int64)
+            )
+            answers = {"label": tf.gather(self.names, index), "probabilities": probabilities, "logits": logits}
+            if self.top_k:
+                top = tf.math.top_k(probabilities, self.top_k)
+                answers |= {"top_labels": tf.gather(self.names, top.indices), "top_probabilities": top.values}
+            return answers
+
+    for name, *arguments in (
+        ("classes", ["猫", "dog", "bird"], 2),
+        ("classes_alone", ["猫", "dog", "bird"], 0),
+        ("threshold", ["no", "yes"], 0, 0.1),
+    ):
+        module = Classifier(*arguments)
+        tf.saved_model.save(module, str(folder / name), signatures={"serving_default": module.serve})
 
     module = Text()
     tf.saved_model.save(
@@ -218,6 +251,7 @@ def models(exported, put_version, tmp_path_factory):
         ("text", "text", ["00000123"]),
         ("many", "many", [1]),
         ("tf1", "tf1", [1]),
+        *((name, name, [1]) for name in ("classes", "classes_alone", "threshold")),
         *((name, "linear", [1]) for name in LIFE_CYCLE_MODELS),
     ]:
         for version in versions:

@@ -110,6 +110,63 @@ def test_images_are_sent_as_they_are(command, tmp_path):
     assert lines == ['{"bytes": 5, "image": {"b64": "iVBOR/8="}}', '{"bytes": 4, "image": "text"}']
 
 
+@pytest.fixture
+def pictures(tmp_path):
+    """Twenty files, more than one request takes: the likeliest class is dog, then 猫, in every third bird."""
+    paths = [tmp_path / f"{number}.jpg" for number in range(20)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([2, 3, 4 if number % 3 == 0 else 0]))
+    return paths
+
+
+def softmax(*logits):
+    return np.exp(logits) / np.sum(np.exp(logits))
+
+
+def test_a_classifiers_answer_to_an_image_is_short(command, pictures):
+    code, lines, _ = command("classes", "--image", *pictures)
+    assert code == 0
+    answers = [json.loads(line) for line in lines]
+    assert [answer["image"] for answer in answers] == [str(path) for path in pictures]
+    assert [answer["label"] for answer in answers] == ["bird" if number % 3 == 0 else "dog" for number in range(20)]
+    assert list(answers[0]) == ["image", "label", "probability", "top"]
+    assert answers[0]["probability"] == pytest.approx(softmax(2, 3, 4)[2])
+    assert list(answers[0]["top"]) == ["bird", "dog"]
+    assert list(answers[1]["top"]) == ["dog", "猫"]
+    assert list(answers[1]["top"].values()) == pytest.approx(softmax(2, 3, 0)[[1, 0]])
+    assert '"猫"' in lines[1]
+
+
+def test_every_output_of_a_classifier_on_request(command, pictures):
+    code, lines, _ = command("classes", "--image", pictures[1], "--all_outputs")
+    answer = json.loads(lines[0])
+    assert code == 0
+    assert set(answer) == {"label", "logits", "probabilities", "top_labels", "top_probabilities"}
+    assert answer["logits"] == [2.0, 3.0, 0.0]
+
+
+def test_a_classifier_without_top_classes(command, pictures, tmp_path):
+    answer = json.loads(command("classes_alone", "--image", pictures[0])[1][0])
+    assert list(answer) == ["image", "label", "probability"]
+    assert answer["probability"] == pytest.approx(softmax(2, 3, 4)[2])
+    # The less likely of two classes, by the model's threshold: which of the two numbers is its, only the model knows.
+    (tmp_path / "two.jpg").write_bytes(bytes([2, 1]))
+    answer = json.loads(command("threshold", "--image", tmp_path / "two.jpg")[1][0])
+    assert list(answer) == ["image", "label", "probabilities"]
+    assert (answer["label"], answer["probabilities"]) == ("yes", pytest.approx(softmax(2, 1)))
+
+
+def test_the_image_that_a_server_refuses_is_named(command, pictures):
+    pictures[11].write_bytes(b"")
+    code, lines, error = command("classes", "--image", *pictures)
+    assert (code, len(lines)) == (2, 8)  # the first request was answered
+    assert error.startswith(f"error: {pictures[11]}: INVALID_ARGUMENT: ")
+    assert "element 3 is no image" in error
+    assert len(error.splitlines()) == 1
+    code, _, error = command("classes", "--image", pictures[11])
+    assert (code, error.startswith(f"error: {pictures[11]}: INVALID_ARGUMENT: ")) == (2, True)
+
+
 def test_a_csv_file_in_several_requests(command, tmp_path):
     rows = "".join(f'{number},"Paris, {number}","[1, {number}]"\n' for number in range(150))
     (tmp_path / "rows.csv").write_text("\ufeffage,city,pair\n" + rows, "utf-8")
