@@ -98,8 +98,10 @@ class ImagePreprocessor(tf.Module):
         """
         if set(raw) not in ({"image"}, {"pixels"}):
             raise ValueError(f'an image preprocessor takes "image" or "pixels", not {sorted(raw)}')
-        pixels = raw["pixels"] if "pixels" in raw else decode_images(raw["image"], *self.shape, self.resize)
-        return tf.cast(pixels, tf.float32)
+        (given,) = raw.values()
+        pixels = given if "pixels" in raw else decode_images(given, *self.shape, self.resize)
+        # A decoder traced for any number of images does not say how many these are.
+        return tf.ensure_shape(tf.cast(pixels, tf.float32), [given.shape[0], *self.shape])
 
     def normalised(self, pixels: tf.Tensor) -> tf.Tensor:
         """The second part: pixels, float32 in 0 … 255 → the model's input, float32 of the same shape."""
