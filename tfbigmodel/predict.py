@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import io
-import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
 from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
 from tfbigmodel.workdir import Workdir
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
-    from pipelines.data import DatasetInfo
     from tfbigmodel.config import RunConfig
 
 _EPILOG = """examples:
   python -m tfbigmodel.predict --workdir runs/table --input customers.csv --output answers.csv
   python -m tfbigmodel.predict --workdir runs/dense --image seven.png three.png
+  python -m tfbigmodel.predict --workdir runs/resnet50 --image photos --output answers.csv
   python -m tfbigmodel.predict --workdir runs/lstm --text 我喜欢这本书 这本书很糟糕
   python -m tfbigmodel.predict --workdir runs/generator --text 这家酒店 --temperature 0.8 --top_k 20 --seed 7
 """
@@ -55,7 +52,8 @@ def predict(
     Args:
         workdir: a trained run.
         input_file: a table with the run's feature columns; the label and any other column may be there too.
-        images: image files, for a run on images.
+        images: image files, for a run on images; a folder stands for the images in it, sorted by name, without those in
+            folders below it.
         threshold: the decision threshold for two classes; the configuration's where None.
         all_probabilities: a column `probability_<class>` for each class, too.
         texts: texts, for a run on texts.
@@ -64,7 +62,8 @@ def predict(
     Returns:
         One row for each example: the input's columns as text (`image`, the path, for images; `text` for texts), then
         `prediction` (a text_generator's: how the text goes on) and, for classification, `probability`, that of the
-        predicted class (float32).
+        predicted class (float32). Where the run names the likeliest classes, also `top`: their names and probabilities,
+        the likeliest first, as a dictionary.
 
     Raises:
         UserError: the run is not trained, or an example does not fit it; the message says which.
@@ -77,6 +76,7 @@ def predict(
     import pandas as pd
 
     import pipelines
+    from tfbigmodel.answers import answer_columns
     from tfbigmodel.inference import load_inference
 
     run = Workdir(Path(workdir))
@@ -92,13 +92,39 @@ def predict(
         frame = pd.DataFrame({"text": texts})
         examples = pipelines.read_texts(texts, module.preprocess)
     else:
-        frame = pd.DataFrame({"image": [str(path) for path in images]})
-        examples = pipelines.read_image_files([Path(path) for path in images], module.preprocess)
+        files = image_files(images)
+        frame = pd.DataFrame({"image": [str(path) for path in files]})
+        examples = pipelines.read_image_files(files, module.preprocess)
     answers = answer_columns(module.predict(examples), info, all_probabilities)
     for name in answers:
         if name in frame.columns:
             raise UserError(f"{input_file}: it has a column {name} already, where the answer would go; rename it")
     return frame.assign(**answers)
+
+
+def image_files(paths: Sequence[Path | str]) -> list[Path]:
+    """Files as they are given; in place of a folder the images in it, by name.
+
+    Raises:
+        UserError: a folder has no images, or may not be read.
+    """
+    from pipelines.sources.image_folder import SUFFIXES
+
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        try:
+            found = [file for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES and file.is_file()]
+        except PermissionError as error:
+            raise UserError(f"no permission to read {path}") from error
+        # Hidden files are no images of the user's: some systems leave such beside each image.
+        found = [file for file in found if not file.name.startswith(".")]
+        if not found:
+            raise UserError(f"{path} has no images ({', '.join(SUFFIXES)}); folders below it are not searched")
+        files += found
+    return files
 
 
 def with_sampling(config: RunConfig, sampling: Mapping[str, float]) -> RunConfig:
@@ -123,42 +149,15 @@ def with_sampling(config: RunConfig, sampling: Mapping[str, float]) -> RunConfig
     return config.model_copy(update={"model": model.model_copy(update={"sampling": chosen})})
 
 
-def answer_columns(outputs: dict[str, np.ndarray], info: DatasetInfo, all_probabilities: bool) -> dict[str, Any]:
-    """A model's outputs as columns of a table.
-
-    Args:
-        outputs: what `InferenceModule.predict` returned.
-        info: the data's classes.
-        all_probabilities: a column for each class.
-
-    Returns:
-        Column name → `(num_examples,)`.
-    """
-    if info.task == "regression":
-        return {"prediction": outputs["prediction"]}
-    if info.task != "classification":  # a model of language answers with a text
-        if all_probabilities:
-            raise UserError("--all_probabilities: a model of language answers with a text, which has no classes")
-        return {"prediction": [text.decode() for text in outputs["text"]]}
-    labels = [label.decode() for label in outputs["label"]]
-    index = {name: position for position, name in enumerate(info.class_names)}
-    probabilities = outputs["probabilities"]
-    columns: dict[str, Any] = {
-        "prediction": labels,
-        "probability": probabilities[range(len(labels)), [index[label] for label in labels]],
-    }
-    if all_probabilities:
-        columns |= {f"probability_{name}": probabilities[:, i] for i, name in enumerate(info.class_names)}
-    return columns
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; see `python -m tfbigmodel.predict --help`."""
     parser = make_parser("tfbigmodel.predict", "Answer new examples with a trained run.", _EPILOG)
     parser.add_argument("--workdir", required=True, help="a trained run")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--input", dest="input_file", help="a table: CSV, TSV, JSON Lines or Parquet")
-    what.add_argument("--image", dest="images", nargs="+", default=[], help="image files: PNG, JPEG, BMP, GIF")
+    what.add_argument(
+        "--image", dest="images", nargs="+", default=[], help="image files (PNG, JPEG, BMP, GIF), or folders"
+    )
     what.add_argument("--text", dest="texts", nargs="+", default=[], help="texts, one answer each")
     parser.add_argument(
         "--output",
@@ -186,6 +185,9 @@ def _act(arguments: argparse.Namespace) -> None:
     if sampling:
         with_sampling(config, sampling)  # a wrong value is told at once
     import_tensorflow()
+
+    from tfbigmodel.answers import csv_text, json_lines, text_lines
+
     frame = predict(
         run.path,
         arguments.input_file,
@@ -197,63 +199,20 @@ def _act(arguments: argparse.Namespace) -> None:
     )
     encoding = getattr(config.data, "encoding", "utf-8")
     if output is None and arguments.texts:
-        sys.stdout.writelines(_text_lines(frame))
+        sys.stdout.writelines(text_lines(frame))
         return
     if output is None:
         ascii_only = not (sys.stdout.encoding or "").lower().replace("-", "").startswith(("utf", "gb18030"))
-        sys.stdout.writelines(_json_lines(frame, arguments.input_file, encoding, ascii_only))
+        sys.stdout.writelines(json_lines(frame, arguments.input_file, encoding, ascii_only))
         return
 
     from pipelines.files import write_text
 
     if output.suffix == ".csv":
-        stream = io.StringIO()
-        # Excel takes a CSV file for UTF-8 only by its byte-order mark; our own reader accepts it.
-        stream.write("\ufeff")
-        frame.to_csv(stream, index=False, lineterminator="\n")
-        write_text(output, stream.getvalue())
+        write_text(output, csv_text(frame))
     else:
-        write_text(output, "".join(_json_lines(frame, arguments.input_file, encoding)))
+        write_text(output, "".join(json_lines(frame, arguments.input_file, encoding)))
     say(f"answered {len(frame):,} examples in {output}")
-
-
-def _text_lines(frame: pd.DataFrame) -> Iterator[str]:
-    """One line for each text: label, probability, text, or what was written and the prompt; with tabs between them."""
-    from tfbigmodel.evaluation.text import printable
-
-    columns = [name for name in frame.columns if name != "text"]
-    for row in frame.to_dict("records"):
-        cells = [f"{row[name]:.4f}" if not isinstance(row[name], str) else printable(row[name]) for name in columns]
-        yield "\t".join([*cells, printable(row["text"])]) + "\n"
-
-
-def _json_lines(frame: pd.DataFrame, input_file: str | None, encoding: str, ascii_only: bool = False) -> Iterator[str]:
-    # Where the output cannot hold every character, JSON's escapes can, and lose nothing.
-    path = Path(input_file or "")
-    originals = _original_objects(path, encoding) if path.suffix.lower() in (".jsonl", ".ndjson") else None
-    columns = {name: [_json_value(value) for value in frame[name].to_numpy()] for name in frame.columns}
-    for row in zip(*columns.values(), strict=True):
-        values = dict(zip(columns, row, strict=True))
-        if originals is not None:
-            values |= next(originals)  # with the types that the input had
-        yield json.dumps(values, ensure_ascii=ascii_only) + "\n"
-
-
-def _original_objects(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
-    from pipelines.tables.encoding import open_text
-
-    # By lines as a file has them: `splitlines` would also split at separators inside of texts, such as U+2028.
-    with open_text(path, encoding) as file:
-        yield from (json.loads(line) for line in file if line.strip())
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, str):
-        return value
-    if value != value:  # pandas' sign for a cell that is not there
-        return None
-    # The shortest digits that give this float32 again, in place of the 17 of its double.
-    return float(str(value))
 
 
 callable_module(__name__, predict)

@@ -62,6 +62,26 @@ def test_uses_a_stratified_sample_of_the_seed():
     assert baselines(*arguments, max_examples=100, seed=1) != first
 
 
+def test_only_the_rows_of_the_sample_are_asked_for():
+    inputs, labels = blobs([900, 90, 10])
+    asked = []
+
+    def read(rows):
+        asked.append(rows)
+        return inputs[rows]
+
+    arguments = (labels, inputs, labels, ["a", "b", "c"], 100)
+    result = baselines("classification", read, *arguments, seen="two numbers")
+    (rows,) = asked
+    np.testing.assert_array_equal(rows, sampled_rows(labels, True, 100, 42))
+    assert result["logistic_regression"].pop("inputs") == "two numbers"
+    assert result == baselines("classification", inputs, *arguments)
+    targets = inputs.sum(axis=1)
+    result = baselines("regression", read, targets, inputs, targets, (), 100, seen="two numbers")
+    assert result["ridge_regression"].pop("inputs") == "two numbers"
+    assert result == baselines("regression", inputs, targets, inputs, targets, (), 100)
+
+
 @pytest.mark.parametrize(("bound", "rows"), [("_MAX_VALUES", 50), ("_MAX_PRODUCTS", 25)])
 def test_wide_inputs_and_many_classes_are_fitted_on_fewer_rows(monkeypatch, bound, rows):
     monkeypatch.setattr(f"tfbigmodel.evaluation.baselines.{bound}", 100)

@@ -50,7 +50,17 @@ def test_regression_by_magnitude():
     ]
 
 
+def test_files_are_named():
+    files = [f"{name}.jpg" for name in "abcde"]
+    result = worst_errors([0, 0, 0, 1, 0], PROBABILITIES, ["a", "b"], "photos", range(5), files=files)
+    assert [(error["row"], error["file"]) for error in result] == [(2, "c.jpg"), (1, "b.jpg"), (4, "e.jpg")]
+    result = worst_errors([1.0, 2.0], [1.5, 0.0], (), "photos", [7, 8], limit=1, files=["a.jpg", "b.jpg"])
+    assert [(error["row"], error["file"]) for error in result] == [(8, "b.jpg")]
+
+
 def test_refuses():
+    with pytest.raises(ValueError, match="1 files for 2 examples; expected one each"):
+        worst_errors([0, 1], PROBABILITIES[:2], ["a", "b"], "x", [1, 2], files=["a.jpg"])
     with pytest.raises(ValueError, match="rows"):
         worst_errors([0, 1], PROBABILITIES[:2], ["a", "b"], "x", [1])
     with pytest.raises(UserError, match="NaN"):

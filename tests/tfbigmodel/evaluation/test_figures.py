@@ -1,12 +1,14 @@
+import io
 import logging
 import warnings
 
 import matplotlib
+import matplotlib.image
 import numpy as np
 import pytest
 
 from tfbigmodel.evaluation import figures
-from tfbigmodel.evaluation.figures import confusion_matrix_image
+from tfbigmodel.evaluation.figures import confusion_matrix_image, image_grid, png, shown_names
 
 
 def matrix_of(count, value=100):
@@ -73,3 +75,51 @@ def test_takes_the_first_fonts_that_have_all_characters(monkeypatch):
 def test_refuses_another_shape():
     with pytest.raises(ValueError, match=r"shape \(2, 2\); expected \(3, 3\)"):
         confusion_matrix_image(matrix_of(2), ["a", "b", "c"])
+
+
+def test_a_grid_holds_every_image_as_it_is():
+    images = [
+        np.full((8, 8, 3), 0, np.uint8),
+        np.full((8, 8, 1), 100, np.uint8),
+        np.full((16, 8, 3), [250, 0, 9], np.uint8),
+    ]
+    grid = image_grid(images, ["", "", ""])
+    assert (grid.dtype, grid.shape[1:]) == (np.uint8, (540, 3))
+    colours = {tuple(colour) for colour in grid.reshape(-1, 3)}
+    # Neither scaled to the image's own range nor smoothed.
+    assert {(0, 0, 0), (100, 100, 100), (250, 0, 9)} <= colours
+    assert len(grid[(grid == [250, 0, 9]).all(axis=2)]) < len(grid[(grid == 100).all(axis=2)])  # it is narrower
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (5, 5, 1), (6, 5, 2), (25, 5, 5)])
+def test_a_grid_has_rows_of_five(count, columns, rows):
+    one = image_grid([np.zeros((8, 8, 1), np.uint8)], ["a"]).shape
+    grid = image_grid([np.zeros((8, 8, 1), np.uint8)] * count, ["a"] * count)
+    assert grid.shape == (rows * one[0], columns * one[1], 3)
+
+
+def test_captions_take_room_and_are_no_formula():
+    image = np.zeros((8, 8, 1), np.uint8)
+    assert image_grid([image], ["a\nb"]).shape[0] > image_grid([image], ["$\\frac{"]).shape[0]
+    image_grid([image], [f"true: {shown_names(['差评'])[0]} (0.5)"])
+
+
+def test_names_without_a_font_are_shown_as_indices(monkeypatch):
+    assert shown_names(["cat", "a\nb", "x" * 30]) == ["cat", "a\\nb", "x" * 18 + ".."]
+    monkeypatch.setattr(figures, "_FONTS", ("DejaVu Sans",))
+    assert shown_names(["cat", "猫"]) == ["0", "1"]
+
+
+def test_a_grid_refuses_other_captions():
+    for images in ([], [np.zeros((8, 8, 1), np.uint8)]):
+        with pytest.raises(ValueError, match="images and 2 captions; expected as many"):
+            image_grid(images, ["a", "b"])
+    with pytest.raises(ValueError, match="at least one"):
+        image_grid([], [])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_keeps_every_pixel(channels):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, channels)).astype(np.uint8)
+    decoded = matplotlib.image.imread(io.BytesIO(png(image)))[..., :3]
+    np.testing.assert_array_equal(np.round(decoded * 255), np.broadcast_to(image, (5, 7, 3)))

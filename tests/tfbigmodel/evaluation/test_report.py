@@ -1,3 +1,4 @@
+import base64
 import re
 import unicodedata
 from html.parser import HTMLParser
@@ -7,6 +8,7 @@ import pytest
 
 from pipelines.errors import UserError
 from tfbigmodel.evaluation.errors import worst_errors
+from tfbigmodel.evaluation.figures import png
 from tfbigmodel.evaluation.metrics import classification_metrics, regression_metrics
 from tfbigmodel.evaluation.report import format_report, write_html_report
 
@@ -192,6 +194,45 @@ def test_html_escapes_what_users_named(tmp_path):
     assert "script" not in page.tags
     assert "<script>alert(1)</script>&\"'" in page.text
     assert "<script" not in path.read_text(encoding="utf-8")
+
+
+def test_paths_are_whole_and_come_last():
+    results = make_results(CHINESE)
+    for number, error in enumerate(results["worst_errors"]):
+        error["file"] = f"/photos/{'long/' * 20}图 {number}\n.jpg"
+    lines = block(format_report(results), "(test.csv)\n")
+    assert lines[0].split()[-1] == "file"
+    assert [line.partition("/photos/")[2] for line in lines[2:7]] == [f"{'long/' * 20}图 {n}\\n.jpg" for n in range(5)]
+
+
+def test_errors_of_a_regression_name_their_files():
+    errors = worst_errors([1.0, 2.0], [1.5, 2.0], (), "photos", [1, 2], files=["a.jpg", "b.jpg"])
+    metrics = regression_metrics([1.0, 2.0], [1.5, 2.0])
+    lines = block(format_report({"metrics": metrics, "worst_errors": errors}), "(photos)\n")
+    assert [line.split()[-1] for line in lines] == ["file", "-----", "a.jpg", "b.jpg"]
+
+
+def test_html_shows_pictures_of_errors_inside_the_file(tmp_path):
+    results = make_results([EVIL, "fine"])
+    for error in results["worst_errors"]:
+        error["file"] = EVIL
+    pictures = [np.full((4, 6, 3), number, np.uint8) for number in range(5)]
+    write_html_report(tmp_path / "report.html", results, thumbnails=pictures)
+    page = _Page()
+    page.feed((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.tags.count("img") == 5
+    sources = [value for name, value in page.attributes if name == "src"]
+    assert sources == [f"data:image/png;base64,{base64.b64encode(png(image)).decode()}" for image in pictures]
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert "http" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_a_baseline_sees_is_said():
+    results = make_results(ENGLISH)
+    results["baselines"]["logistic_regression"]["inputs"] = "32 × 32 pixels"
+    text = " ".join(format_report(results).split())
+    assert "; a logistic regression on 32 × 32 pixels: 95.8 %." in text
+    assert "* logistic regression on 32 × 32 pixels: fitted on 1,000 training examples; not fully converged" in text
 
 
 def test_html_colours_by_the_row_right_green_and_wrong_red(tmp_path):
