@@ -11,9 +11,8 @@ import base64
 import dataclasses
 import json
 import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from serving.client import DEFAULT_TIMEOUT_SECONDS, Client, ClientError, signature_info
@@ -85,12 +84,18 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         # Everything is converted before anything is sent: a bad row at the end leaves no half of the answers.
         parts = [examples[start : start + size] for start in range(0, len(examples), size)]
         batches = [to_arrays(part, info) for part in parts]
+
+        def ask(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            # The version that the metadata came from, so that a swap between two batches does not mix answers.
+            return client.predict(options.model, batch, options.signature, metadata.version, options.timeout)
+
         for part, batch in zip(parts, batches, strict=True):
             try:
-                # The version that the metadata came from, so that a swap between two batches does not mix answers.
-                outputs = client.predict(options.model, batch, options.signature, metadata.version, options.timeout)
+                outputs = ask(batch)
             except ClientError as error:
-                raise _naming_the_image(error, part) if options.image else error from None
+                if options.image and error.code is Code.INVALID_ARGUMENT:
+                    _name_the_image(part, batch, ask)
+                raise
             rows = _rows(outputs, len(part))
             if options.image and not options.all_outputs:
                 rows = (_summary(example.where, row) for example, row in zip(part, rows, strict=True))
@@ -134,14 +139,17 @@ def _summary(file: str, row: dict[str, Any]) -> dict[str, Any]:
     return {**summary, "top": top} if top else summary
 
 
-def _naming_the_image(error: ClientError, examples: Sequence[Example]) -> ClientError:
-    """The server's complaint about an element of a request, beginning with the file that it is about."""
-    found = re.search(r"\belement (\d+)\b", str(error))
-    index = int(found[1]) if found else 0
-    known = bool(found) or len(examples) == 1
-    if error.code is not Code.INVALID_ARGUMENT or not known or index >= len(examples):
-        return error
-    return ClientError(f"{examples[index].where}: {error}", error.code)
+def _name_the_image(
+    examples: Sequence[Example],
+    batch: dict[str, np.ndarray],
+    ask: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+) -> None:
+    """Raises the complaint about the first image that is refused alone, too; decoders do not say which one it is."""
+    for index, example in enumerate(examples):
+        try:
+            ask({name: array[index : index + 1] for name, array in batch.items()})
+        except ClientError as error:
+            raise ClientError(f"{example.where}: {error}", error.code) from None
 
 
 def plain(value: Any) -> Any:

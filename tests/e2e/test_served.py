@@ -15,6 +15,7 @@ import tensorflow as tf
 
 import tfbigmodel
 from serving.client import Client, ClientError
+from serving.client_command import main as ask
 from tfbigmodel.config import resolve, validate_config
 
 REPOSITORY = Path(__file__).parents[2]
@@ -101,7 +102,7 @@ def test_the_users_own_file_goes_to_the_client_as_it_is(table):
     assert [answer["label"] for answer in answers] == frame["prediction"].tolist()
 
 
-def test_images_through_predict_and_through_the_server(tmp_path):
+def test_images_through_predict_and_through_the_server(tmp_path, capsys):
     base = train(tmp_path / "run", {"source": "builtin", "name": "digits"})
     data = tfbigmodel.load_data(tfbigmodel.load_config(tmp_path / "run" / "config.yaml"))
     pixels = data.examples("test").features["pixels"][:20]
@@ -116,6 +117,19 @@ def test_images_through_predict_and_through_the_server(tmp_path):
         raw = client.predict("m", {"pixels": pixels}, signature="pixels")
         with pytest.raises(ClientError, match="image"):
             client.predict("m", {"image": np.array([b"this is no picture"], object)})
+        asked = ["--target", client.target, "--model", "m", "--image"]
+        assert ask([*asked, *map(str, files)]) == 0
+        answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        broken = tmp_path / "broken.png"
+        broken.write_bytes(files[0].read_bytes()[:40])
+        for contents in (broken.read_bytes(), b"this is no picture"):
+            broken.write_bytes(contents)
+            assert ask([*asked, str(files[0]), str(broken)]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith(f"error: {broken}: INVALID_ARGUMENT: ")
+    assert [answer["image"] for answer in answers] == list(map(str, files))
+    assert [answer["label"] for answer in answers] == frame["prediction"].tolist()
+    np.testing.assert_allclose([answer["probability"] for answer in answers], frame["probability"], atol=1e-6)
     np.testing.assert_allclose(encoded["probabilities"], expected, atol=1e-6)
     np.testing.assert_allclose(raw["probabilities"], expected, atol=1e-6)
     # The third path: the batches that the model was trained on, through the plain Keras model.
