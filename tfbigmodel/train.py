@@ -124,14 +124,13 @@ def _run(
     import keras
 
     from pipelines.files import write_json
-    from tfbigmodel.chapters import hook
     from tfbigmodel.environment import describe_environment
     from tfbigmodel.inference import check_threshold
     from tfbigmodel.model import build_model, load_data, make_task
     from tfbigmodel.training.distribution import agree, is_chief
     from tfbigmodel.training.fit import fit
-    from tfbigmodel.training.optimizers import make_optimizer
     from tfbigmodel.training.rule import make_rule, updates_per_epoch
+    from tfbigmodel.training.start import starting_state
     from tfbigmodel.workdir import keep_data_description, with_kept_vocabulary
 
     chief = is_chief(strategy)
@@ -149,16 +148,7 @@ def _run(
     keras.utils.set_random_seed(training.seed)
     with strategy.scope():
         model = build_model(config, data.info)
-        find_scales = hook(config.model.chapter, "learning_rate_scales")
-        optimizer = make_optimizer(
-            training.optimizer,
-            training.schedule,
-            model.trainable_variables,
-            steps_per_epoch=steps_per_epoch,
-            total_steps=steps_per_epoch * training.epochs,
-            scales=find_scales(model, config.model) if find_scales else None,
-        )
-    state = _starting_state(config, workdir, data.info, model, optimizer, tell, chief)
+    state, optimizer = starting_state(config, workdir, data.info, model, strategy, steps_per_epoch, tell)
     if len(set(agree(strategy, state.updates))) > 1:
         raise UserError(f"the workers do not see one {workdir.checkpoints}; put the workdir on a shared file system")
     finished = bool(state.stopped) or state.epoch >= training.epochs
@@ -200,45 +190,6 @@ def _run(
         tell(_summary(metrics, state))
     agree(strategy, 0)  # the others wait for the chief, whose coordination they would otherwise leave
     return metrics
-
-
-def _starting_state(
-    config: RunConfig,
-    workdir: Workdir,
-    info: DatasetInfo,
-    model: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
-    tell: Callable[[str], None],
-    chief: bool,
-) -> TrainState:
-    """Resume where there is a checkpoint, else pretrained or another run's weights if asked for, else scratch."""
-    from tfbigmodel.chapters import hook
-    from tfbigmodel.model import initialise_from
-    from tfbigmodel.training.checkpoints import latest_checkpoint, set_aside, write_variables
-    from tfbigmodel.training.state import TrainState
-
-    checkpoint, problems = latest_checkpoint(workdir.checkpoints)
-    if problems and checkpoint is None:
-        problem = next(iter(problems.values()))
-        raise UserError(f"no checkpoint can be used: {problem}; remove {workdir.checkpoints} to start anew")
-    for folder, problem in problems.items() if chief else ():
-        aside = set_aside(folder)
-        print(f"warning: {problem}; it is kept as {aside.name}, and an older checkpoint is used", file=sys.stderr)
-    if checkpoint is not None:
-        write_variables(model.variables, checkpoint.model_arrays(), str(checkpoint.folder))
-        write_variables(optimizer.variables, checkpoint.optimizer_arrays(), str(checkpoint.folder))
-        state = TrainState.from_json(checkpoint.state)
-        if state.stopped == "a callback" and config.training.epochs > state.planned_epochs:
-            state.stopped = ""
-        return state
-    load_pretrained = hook(config.model.chapter, "load_pretrained")
-    if load_pretrained is not None:
-        said = load_pretrained(model, config.model, info)
-        if said:
-            tell(said)
-    if config.training.initialise_from is not None:
-        tell(initialise_from(model, config.training.initialise_from))
-    return TrainState()
 
 
 def _measure_splits(

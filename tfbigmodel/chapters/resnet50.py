@@ -148,7 +148,7 @@ def build(config: ResNet50Config, info: DatasetInfo, dtype: str, seed: int) -> k
         x = keras.layers.Dropout(config.dropout, seed=seed + 1, dtype="float32", name="dropout")(x)
     initializer = keras.initializers.GlorotUniform(seed=seed + 2)
     outputs = keras.layers.Dense(info.num_classes, kernel_initializer=initializer, dtype="float32", name="logits")(x)
-    return keras.Model(image, outputs, name="resnet50")
+    return keras.Model({"image": image}, outputs, name="resnet50")
 
 
 def load_pretrained(model: keras.Model, config: ResNet50Config, info: DatasetInfo) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import tensorflow as tf
 
 from pipelines.errors import UserError
-from tfbigmodel.config import TrainingConfig
+from tfbigmodel.training.config import TrainingConfig
 
 
 def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
@@ -17,13 +18,15 @@ from tfbigmodel.config import RunConfig
 from tfbigmodel.tasks import Task
 from tfbigmodel.training import checkpoints
 from tfbigmodel.training.distribution import agree, is_chief, is_multi_worker
-from tfbigmodel.training.loop import UpdateRule, make_evaluate, make_train_steps
+from tfbigmodel.training.loop import StepResults, UpdateRule, make_evaluate, make_train_steps
+from tfbigmodel.training.phases import Phase, begin_phase, phases_from
 from tfbigmodel.training.state import TrainState, check_finite_validation
 from tfbigmodel.training.tensorboard import TensorBoard
 
 # `steps_per_execution: auto` aims at this many seconds between two visits to Python: long enough that they cost
 # nothing, short enough that progress moves and Ctrl-C is answered.
 _EXECUTION_SECONDS = 1.0
+TrainSteps: TypeAlias = Callable[[Iterator, int], StepResults]
 # Workers must agree on the number of steps, which a measured time does not guarantee.
 _MULTI_WORKER_STEPS = 10
 
@@ -58,7 +61,7 @@ def fit(
 
     Args:
         model: with the weights to start from, made under the strategy's scope.
-        optimizer: with its variables as they were at `state`.
+        optimizer: with its variables as they were at `state`; later phases make their own.
         data: the splits.
         task: loss and metrics.
         strategy: where replicas run.
@@ -80,13 +83,11 @@ def fit(
     training = config.training
     state.planned_epochs = training.epochs
     _check_monitor(config, data, task)
-    train_steps = make_train_steps(model, optimizer, task, strategy, rule)
     evaluate = make_evaluate(model, task, strategy)
     steps_per_epoch = data.steps_per_epoch // rule.accumulation
     # Batches at an epoch's end that do not make a whole update.
     left_over = data.steps_per_epoch - steps_per_epoch * rule.accumulation
     listeners = _callback_list(model, optimizer, callbacks, training.epochs, steps_per_epoch, progress)
-    pace = _Pace(training.steps_per_execution, is_multi_worker(strategy))
 
     num_validation = data.info.counts["validation"]
     if num_validation:
@@ -104,61 +105,76 @@ def fit(
             checkpoints.save_checkpoint(checkpoint_folder, state.updates, *arrays, contents)
             checkpoints.prune_checkpoints(checkpoint_folder, config.checkpoints.keep)
 
+    def run_steps(train_steps: TrainSteps, iterator: Iterator, pace: _Pace, caught: list[int]) -> None:
+        """The rest of an epoch's updates."""
+        while state.step < steps_per_epoch:
+            num_steps = min(pace.steps, steps_per_epoch - state.step)
+            for interval in (config.checkpoints.every_steps, training.validate_every_steps):
+                if interval:
+                    num_steps = min(num_steps, interval - state.updates % interval)
+            listeners.on_train_batch_begin(state.step)
+            started = time.perf_counter()
+            results = train_steps(iterator, num_steps)
+            seconds = time.perf_counter() - started
+            state.add(results)
+            pace.adapt(num_steps, seconds)
+            if tensorboard:
+                rate = num_steps * rule.batch_size * rule.accumulation / seconds
+                tensorboard.steps(state.updates, results, _learning_rate(optimizer), rate)
+            listeners.on_train_batch_end(state.step - 1, state.means())
+            inside = state.step < steps_per_epoch
+            if inside and _due(training.validate_every_steps, state.updates):
+                measured = validate()  # by all workers together
+                if tensorboard:
+                    tensorboard.validation(state.updates, measured)
+            # Several workers only stop where they agree on it, at the epoch's end: one that left this loop alone
+            # would meet the others' gradients with its validation.
+            if model.stop_training and not is_multi_worker(strategy):
+                return
+            # At an epoch's end the state is saved with what the validation says of it.
+            if inside and (caught or _due(config.checkpoints.every_steps, state.updates)):
+                save(None)
+            if inside and caught:
+                raise Interrupted(caught[0], state.updates)
+        for _ in range(left_over):
+            next(iterator)
+
+    def end_epoch(phase: Phase) -> None:
+        """Validates, decides whether to stop, and saves."""
+        epoch, logs = state.epoch, state.means()
+        logs |= task.derived(logs)
+        validation = validate()
+        check_finite_validation(validation, state.updates)
+        logs |= {f"val_{name}": value for name, value in validation.items()}
+        monitor = _monitored(validation, training.monitor, task)
+        stopping = training.early_stopping
+        state.end_epoch(logs, monitor, stopping.min_delta if stopping else 0.0)
+        if tensorboard:
+            tensorboard.epoch(epoch, state.updates, logs, model)
+        listeners.on_epoch_end(epoch, logs)
+        if stopping is not None and phase.is_last and state.epochs_without_improvement >= stopping.patience:
+            state.stopped = "early stopping"
+        elif any(agree(strategy, int(model.stop_training))):
+            state.stopped = "a callback"
+        save(monitor)
+
     with _caught_signals(not is_multi_worker(strategy)) as caught:
         listeners.on_train_begin()
-        iterator = _batches(data, strategy, state, rule, training.epochs)
-        while state.epoch < training.epochs and not state.stopped:
-            epoch = state.epoch
-            listeners.on_epoch_begin(epoch)
-            while state.step < steps_per_epoch:
-                num_steps = min(pace.steps, steps_per_epoch - state.step)
-                for interval in (config.checkpoints.every_steps, training.validate_every_steps):
-                    if interval:
-                        num_steps = min(num_steps, interval - state.updates % interval)
-                listeners.on_train_batch_begin(state.step)
-                started = time.perf_counter()
-                results = train_steps(iterator, num_steps)
-                seconds = time.perf_counter() - started
-                state.add(results)
-                pace.adapt(num_steps, seconds)
-                if tensorboard:
-                    rate = num_steps * rule.batch_size * rule.accumulation / seconds
-                    tensorboard.steps(state.updates, results, _learning_rate(optimizer), rate)
-                listeners.on_train_batch_end(state.step - 1, state.means())
-                inside = state.step < steps_per_epoch
-                if inside and _due(training.validate_every_steps, state.updates):
-                    measured = validate()  # by all workers together
-                    if tensorboard:
-                        tensorboard.validation(state.updates, measured)
-                # Several workers only stop where they agree on it, at the epoch's end: one that left this loop alone
-                # would meet the others' gradients with its validation.
-                if model.stop_training and not is_multi_worker(strategy):
-                    break
-                # At an epoch's end the state is saved below, with what the validation says of it.
-                if inside and (caught or _due(config.checkpoints.every_steps, state.updates)):
-                    save(None)
-                if inside and caught:
+        for phase in phases_from(training, state.epoch):
+            if state.stopped:
+                break
+            if phase.index != state.phase:
+                model.optimizer = optimizer = begin_phase(phase, model, config, strategy, steps_per_epoch)
+                state.begin_phase(phase.index)
+            train_steps = make_train_steps(model, optimizer, task, strategy, rule)
+            pace = _Pace(training.steps_per_execution, is_multi_worker(strategy))
+            iterator = _batches(data, strategy, state, rule, phase.end_epoch)
+            while state.epoch < phase.end_epoch and not state.stopped:
+                listeners.on_epoch_begin(state.epoch)
+                run_steps(train_steps, iterator, pace, caught)
+                end_epoch(phase)
+                if caught and state.epoch < training.epochs and not state.stopped:
                     raise Interrupted(caught[0], state.updates)
-            for _ in range(left_over):
-                next(iterator)
-            logs = state.means()
-            logs |= task.derived(logs)
-            validation = validate()
-            check_finite_validation(validation, state.updates)
-            logs |= {f"val_{name}": value for name, value in validation.items()}
-            monitor = _monitored(validation, training.monitor, task)
-            stopping = training.early_stopping
-            state.end_epoch(logs, monitor, stopping.min_delta if stopping else 0.0)
-            if tensorboard:
-                tensorboard.epoch(epoch, state.updates, logs, model)
-            listeners.on_epoch_end(epoch, logs)
-            if stopping is not None and state.epochs_without_improvement >= stopping.patience:
-                state.stopped = "early stopping"
-            elif any(agree(strategy, int(model.stop_training))):
-                state.stopped = "a callback"
-            save(monitor)
-            if caught and state.epoch < training.epochs and not state.stopped:
-                raise Interrupted(caught[0], state.updates)
         listeners.on_train_end()
     return state
 

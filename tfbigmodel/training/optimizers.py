@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from pipelines.errors import UserError
-from tfbigmodel.config import OptimizerConfig, ScheduleConfig
+from tfbigmodel.training.config import OptimizerConfig, ScheduleConfig
 
 OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
     "sgd": keras.optimizers.SGD,

@@ -26,6 +26,7 @@ class TrainState:
         best: the best value of the monitored metric so far, lower is better (accuracies are negated).
         epochs_without_improvement: how long `best` has not improved.
         planned_epochs: the configured number of epochs when the state was saved.
+        phase: the phase that the optimizer's state is of, from 0.
         stopped: what ended the run before its last epoch: `early stopping`, `a callback`, or nothing.
         history: each finished epoch's losses and metrics.
     """
@@ -37,6 +38,7 @@ class TrainState:
     best: float | None = None
     epochs_without_improvement: int = 0
     planned_epochs: int = 0
+    phase: int = 0
     stopped: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -57,6 +59,12 @@ class TrainState:
     def means(self) -> dict[str, float]:
         """Loss and metrics of the epoch so far."""
         return {name: total / weight for name, (total, weight) in self.sums.items() if weight}
+
+    def begin_phase(self, phase: int) -> None:
+        """Goes over to another phase; early stopping counts anew."""
+        if phase != self.phase:
+            self.phase = phase
+            self.epochs_without_improvement = 0
 
     def end_epoch(self, logs: dict[str, float], monitor: float | None, min_delta: float) -> None:
         """Closes an epoch.

@@ -20,10 +20,11 @@ from tfbigmodel.chapters.bert_classifier import (
     resolve,
     task,
 )
-from tfbigmodel.config import OptimizerConfig, ScheduleConfig, TrainingConfig, validate_config
+from tfbigmodel.config import validate_config
 from tfbigmodel.inference import InferenceModule
 from tfbigmodel.tasks.classification import Classification
 from tfbigmodel.training.checkpoints import read_variables, write_variables
+from tfbigmodel.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from tfbigmodel.training.distribution import make_strategy
 from tfbigmodel.training.loop import UpdateRule, make_train_steps
 from tfbigmodel.training.optimizers import make_optimizer

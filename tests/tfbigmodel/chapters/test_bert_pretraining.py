@@ -19,8 +19,9 @@ from tfbigmodel.chapters.bert_pretraining import (
     task,
     write_artifacts,
 )
-from tfbigmodel.config import OptimizerConfig, ScheduleConfig, validate_config
+from tfbigmodel.config import validate_config
 from tfbigmodel.tasks.masked_language_model import MaskedLanguageModel
+from tfbigmodel.training.config import OptimizerConfig, ScheduleConfig
 from tfbigmodel.training.loop import UpdateRule, make_train_steps
 from tfbigmodel.training.optimizers import make_optimizer
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 from pipelines.data import DatasetInfo, TextInfo
 from pipelines.errors import UserError
 from tfbigmodel.chapters.lstm import LstmConfig, build, prefers_xla, task
-from tfbigmodel.config import TrainingConfig
 from tfbigmodel.tasks.classification import Classification
 from tfbigmodel.tasks.regression import Regression
+from tfbigmodel.training.config import TrainingConfig
 from tfbigmodel.training.distribution import make_strategy
 from tfbigmodel.training.loop import UpdateRule, make_train_steps
 

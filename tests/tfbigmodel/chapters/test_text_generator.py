@@ -12,10 +12,10 @@ import tfbigmodel
 from pipelines.data import DatasetInfo, TextInfo
 from pipelines.errors import UserError
 from tfbigmodel.chapters.text_generator import TextGeneratorConfig, build, prefers_xla, task
-from tfbigmodel.config import TrainingConfig
 from tfbigmodel.predict import main as predict_command
 from tfbigmodel.predict import predict
 from tfbigmodel.tasks.language_model import LanguageModel
+from tfbigmodel.training.config import TrainingConfig
 from tfbigmodel.training.distribution import make_strategy
 from tfbigmodel.training.loop import UpdateRule, make_train_steps
 

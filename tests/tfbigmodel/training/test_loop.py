@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbigmodel.config import TrainingConfig
 from tfbigmodel.tasks.classification import Classification
 from tfbigmodel.tasks.regression import Regression
+from tfbigmodel.training.config import TrainingConfig
 from tfbigmodel.training.distribution import make_strategy
 from tfbigmodel.training.loop import UpdateRule, make_evaluate, make_train_steps
 

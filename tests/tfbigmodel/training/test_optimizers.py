@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines.errors import UserError
-from tfbigmodel.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from tfbigmodel.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from tfbigmodel.training.distribution import make_strategy
 from tfbigmodel.training.optimizers import OPTIMIZERS, keep_reduced_gradients, make_optimizer
 
