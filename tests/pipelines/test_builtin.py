@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 import pipelines
 from pipelines.config import BuiltinConfig
 from pipelines.data import SPLITS, Data, DatasetInfo
+from pipelines.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +57,46 @@ def test_the_same_configuration_gives_the_same_data(digits: Data) -> None:
     for first, second in zip(digits.train(2), again.train(2), strict=True):
         np.testing.assert_array_equal(first[0]["image"], second[0]["image"])
         np.testing.assert_array_equal(first[1], second[1])
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_another_form_is_what_a_file_of_the_same_digit_gives(resize: str) -> None:
+    images = {"size": 12, "channels": 3, "resize": resize, "normalization": "imagenet"}
+    config = {"source": "builtin", "name": "digits", "images": images}
+    data = pipelines.load(BuiltinConfig.model_validate(config))
+    assert data.info.inputs == {"image": (12, 12, 3)}
+    assert data.info.images is not None
+    examples = data.examples("test")
+    assert examples.features["pixels"].shape == (359, 12, 12, 3)
+    digits = np.rint(load_digits().images[examples.rows[:3]] * (255 / 16)).astype(np.uint8)
+    encoded = tf.stack([tf.io.encode_png(digit[..., np.newaxis]) for digit in digits])
+    batch = next(iter(data.test()))[0]["image"][:3]
+    np.testing.assert_array_equal(data.preprocess({"image": encoded})["image"], batch)
+
+
+def test_digits_of_their_own_size_are_unchanged(digits: Data) -> None:
+    config = {"source": "builtin", "name": "digits", "images": {"size": 8, "channels": 1}}
+    assert pipelines.load(BuiltinConfig.model_validate(config)).info == digits.info
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": {"normalization": "imagenet"}}, r"imagenet is for three colours.*set data.images.channels: 3"),
+        (
+            {"images": {"size": 2048, "channels": 3}},
+            r"builtin digits of data.images.size 2048 take 21.1 GiB in memory, and data.max_memory_gb is 4; choose a",
+        ),
+        (
+            {"name": "reviews_zh", "images": {"size": 8}},
+            r"data.images is for images, and builtin reviews_zh holds texts",
+        ),
+        (
+            {"name": "reviews_zh", "augmentation": {"mixup": 0.2}},
+            r"data.augmentation is for images, and builtin reviews_zh holds texts; remove it",
+        ),
+    ],
+)
+def test_options_that_do_not_fit(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        pipelines.load(BuiltinConfig.model_validate({"source": "builtin", "name": "digits"} | options))

@@ -24,6 +24,13 @@ def image(number: int) -> np.ndarray:
     return np.full((4, 4, 1), number, np.uint8)
 
 
+def photograph(number: int) -> np.ndarray:
+    """Noise of a size that depends on the number, whose first pixel is the number."""
+    pixels = np.random.default_rng(number).integers(0, 256, (4 + number % 5, 4 + number % 3, 3), dtype=np.uint8)
+    pixels[0, 0] = number
+    return pixels
+
+
 # TFDS finds a builder's folder from the file that defines it, so these are told all they need to know.
 class _Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.2.3")
@@ -78,6 +85,26 @@ class MadeSizes(MadeImages, skip_registration=True):
     columns = {**MadeImages.columns, "image": tfds.features.Image(shape=(None, None, 1))}
 
 
+class MadePhotographs(_Made, skip_registration=True):
+    """Colour images of different sizes, with other things beside them and no supervised keys."""
+
+    columns = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "file_name": tfds.features.Text(),
+        "kind": tfds.features.ClassLabel(names=["even", "odd"]),
+    }
+
+    def example(self, i: int) -> dict:
+        return {"image": photograph(i), "file_name": f"{i}.png", "kind": i % 2}
+
+
+class MadeTransparent(MadeImages, skip_registration=True):
+    columns = {**MadeImages.columns, "image": tfds.features.Image(shape=(4, 4, 4))}
+
+    def example(self, i: int) -> dict:
+        return {"image": np.full((4, 4, 4), i, np.uint8), "label": i % 2}
+
+
 class MadeUnlabelled(MadeImages, skip_registration=True):
     def example(self, i: int) -> dict:
         return {"image": image(i), "label": i % 2 if i < 100 else -1}
@@ -110,7 +137,8 @@ class MadePhrases(_Made, skip_registration=True):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tfds")
-    for builder in (MadeImages, MadeNumbers, MadeSizes, MadeUnlabelled, MadeReviews, MadePhrases):
+    images = (MadeImages, MadeSizes, MadePhotographs, MadeTransparent, MadeUnlabelled)
+    for builder in (*images, MadeNumbers, MadeReviews, MadePhrases):
         builder(data_dir=folder).download_and_prepare()
     return folder
 
@@ -134,6 +162,55 @@ def test_images_come_with_their_declared_classes(load: Callable) -> None:
     assert sorted(shown) == list(range(100, 116))
     np.testing.assert_array_equal(test.labels, shown % 2)
     assert test.origin == "tfds made_images/1.2.3 test"
+
+
+def assert_batches_are(data: Data, pixels: list[np.ndarray]) -> None:
+    """The test split's batches are what the preprocessor gives for these images as files."""
+    encoded = tf.stack([tf.io.encode_png(image) for image in pixels])
+    found = np.concatenate([features["image"] for features, _, _ in data.test()])
+    np.testing.assert_array_equal(found, data.preprocess({"image": encoded})["image"])
+
+
+def test_images_are_held_as_pixels_of_the_configured_size(load: Callable) -> None:
+    data = load(images={"size": 3, "channels": 3, "normalization": "imagenet"})
+    test = data.examples("test")
+    assert (test.features["pixels"].shape, test.features["pixels"].dtype) == ((16, 3, 3, 3), np.uint8)
+    assert data.info.inputs == {"image": (3, 3, 3)}
+    assert_batches_are(data, [image(int(number)) for number in test.features["pixels"][:, 0, 0, 0]])
+
+
+def test_larger_images_are_held_as_they_are_stored(load: Callable) -> None:
+    data = load(images={"size": 64, "channels": 3})
+    test = data.examples("test")
+    assert set(test.features) == {"image"}
+    assert test.features["image"].dtype == object
+    assert data.info.inputs == {"image": (64, 64, 3)}
+    numbers = [int(tf.io.decode_png(content)[0, 0, 0]) for content in test.features["image"]]
+    assert sorted(numbers) == list(range(100, 116))
+    np.testing.assert_array_equal(test.labels, np.array(numbers) % 2)
+    assert_batches_are(data, [image(number) for number in numbers])
+    assert data.train().element_spec[0]["image"].shape == (4, 64, 64, 3)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_images_of_different_sizes(load: Callable, resize: str) -> None:
+    images = {"size": 6, "resize": resize}
+    data = load("made_photographs", label="kind", images=images, augmentation={"mixup": 0.2})
+    assert data.info.inputs == {"image": (6, 6, 3)}
+    test = data.examples("test")
+    numbers = [int(tf.io.decode_png(content)[0, 0, 0]) for content in test.features["image"]]
+    np.testing.assert_array_equal(test.labels, np.array(numbers) % 2)
+    assert_batches_are(data, [photograph(number) for number in numbers])
+    labels = np.concatenate([label for _, label in data.train()])
+    assert labels.shape == (36, 2)
+    np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_transparency_is_dropped(load: Callable) -> None:
+    data = load("made_transparent")
+    assert data.info.inputs == {"image": (4, 4, 3)}
+    shown = np.concatenate([features["image"][:, 0, 0, 0] for features, _, _ in data.test()])
+    assert sorted(np.rint(shown * 255).astype(int)) == list(range(100, 116))
 
 
 def test_splits_can_be_parts(load: Callable) -> None:
@@ -222,6 +299,26 @@ def test_a_file_for_a_run_on_numbers(load: Callable, prepared: Path, tmp_path: P
         (
             {"name": "made_sizes"},
             r"the images of feature image have different sizes, and a model needs one; set data.images.size, such as",
+        ),
+        (
+            {"name": "made_photographs", "label": "kind"},
+            r"the images of feature image have different sizes, and a model needs one; set data.images.size, such as",
+        ),
+        (
+            {"name": "made_photographs", "label": "kind", "images": {"size": 8}, "max_memory_gb": 1e-6},
+            r"takes more than 1e-06 GiB in memory \(data.max_memory_gb\); raise it",
+        ),
+        (
+            {"images": {"size": 4, "normalization": "imagenet"}},
+            r"imagenet is for three colours, and the images are grey",
+        ),
+        (
+            {"name": "made_numbers", "images": {"size": 4}},
+            r"data.images is for images, and tfds made_numbers/1.2.3 holds",
+        ),
+        (
+            {"name": "made_reviews", "augmentation": {"horizontal_flip": True}},
+            r"data.augmentation is for images, and tfds made_reviews/1.2.3 holds none; remove it",
         ),
         ({"name": "made_unlabelled"}, r'label "-1" is none of the training classes.*choose a split that has labels'),
         (
