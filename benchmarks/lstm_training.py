@@ -14,11 +14,11 @@ An inference takes 80 and 218–227; 55–60 and 195; 239–257 and 219.
 """
 
 import argparse
-import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
+
+from contenders import show, side_by_side
 
 BATCH, LENGTH, VOCABULARY = 64, 128, 10_000
 
@@ -46,31 +46,7 @@ def main() -> None:
         peer = [arguments.torch_python, str(Path(__file__).with_name("torch_lstm.py")), precision, str(arguments.steps)]
         peer += ["both" if arguments.both else "one", *([str(arguments.threads)] if arguments.threads else [])]
         commands[f"PyTorch eager, {precision}"] = peer
-    figures: dict[str, list[list[float]]] = {name: [] for name in commands}
-    for _ in range(arguments.rounds):
-        for name, command in commands.items():
-            result = subprocess.run(command, capture_output=True, text=True)
-            if result.returncode == 0:
-                figures[name].append([float(figure) for figure in result.stdout.split()[-4:]])
-    show(figures, by_clock=arguments.threads != 1)
-
-
-def show(figures: dict[str, list[list[float]]], by_clock: bool) -> None:
-    """Prints the medians over rounds, and the ratio of PyTorch's best training step and inference to each."""
-    measured = {name: list(zip(*rows, strict=True)) for name, rows in figures.items() if rows}
-    medians = {name: [statistics.median(column) for column in columns] for name, columns in measured.items()}
-    compared = (0, 2) if by_clock else (1, 3)
-    peers = [[values[i] for i in compared] for name, values in medians.items() if name.startswith("PyTorch")]
-    print(f"{'ms per batch':30}{'training':>10}{'processor':>11}{'inference':>11}{'processor':>11}", end="")
-    print(f"{'best PyTorch / this':>23}")
-    for name in figures:
-        if name not in medians:
-            print(f"{name:30}  not measured: its interpreter lacks what it needs")
-            continue
-        print(f"{name:30}{medians[name][0]:10.0f}{medians[name][1]:11.0f}", end="")
-        print(f"{medians[name][2]:11.0f}{medians[name][3]:11.0f}", end="   ")
-        best = [min(column) for column in zip(*peers, strict=True)]
-        print(*(f"{peer / medians[name][i]:9.2f}×" for i, peer in zip(compared, best, strict=False)))
+    show(side_by_side(commands, arguments.rounds), by_clock=arguments.threads != 1)
 
 
 def measure(contender: str, steps: int, both: bool, threads: int) -> None:
