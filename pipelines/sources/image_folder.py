@@ -147,7 +147,10 @@ def _listed_class(root: Path, folder: Path, label: int) -> list[_File]:
         path = os.path.join(folder, name)
         shown = os.path.relpath(path, root)
         if os.path.isdir(path):
-            raise UserError(f"{path} is a folder within a class; images are expected in {folder} itself")
+            raise UserError(
+                f"{path} is a folder within a class; images are expected in {folder} itself (the folders of a divided "
+                "dataset are called train, validation and test)"
+            )
         if not name.lower().endswith(SUFFIXES):
             files.append(_File(shown, label, problem=f"is not {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"))
             continue

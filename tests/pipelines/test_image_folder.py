@@ -264,6 +264,14 @@ def test_a_damaged_cache_counts_for_nothing(
     assert load().info == info
 
 
+def test_the_cache_is_the_users_own(
+    load: Callable, undivided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    load(cache_dir=None)
+    assert [path.suffix for path in (tmp_path / "home" / "tfbigmodel" / "images").iterdir()] == [".json"]
+
+
 def test_without_a_place_for_the_cache_the_folder_is_read_all_the_same(
     load: Callable, undivided: Path, tmp_path: Path
 ) -> None:

@@ -183,7 +183,7 @@ def test_an_empty_class(refused: Callable, pets: Path) -> None:
 
 def test_folders_within_a_class(refused: Callable, pets: Path) -> None:
     fill(pets / "cat" / "kittens")
-    refused(r"pets/cat/kittens is a folder within a class; images are expected in .*pets/cat itself")
+    refused(r"pets/cat/kittens is a folder within a class; images are expected in .*pets/cat itself \(the folders of a")
 
 
 def test_classes_that_are_not_there(refused: Callable, pets: Path) -> None:
