@@ -88,9 +88,8 @@ def find_preset(preset: str, kind: PresetKind, download: bool = False, key: str 
     if folder is None:
         allow = "set model.download: true to let KerasHub download it, or " if key == "model.preset" else ""
         raise MissingFileError(
-            f"{key}: there is no folder {preset} here and no preset of that name in {_cache()}; {allow}fetch the "
-            f"Kaggle model {kind.kaggle}/{preset} elsewhere (files {', '.join(kind.files)}) and set {key} to its "
-            "folder"
+            f"{key}: there is no folder {preset} here and no preset of that name in {_cache()}; {allow}"
+            f"{_fetched_elsewhere(f'{kind.kaggle}/{preset}/1', kind, key)}"
         )
     return folder
 
@@ -150,6 +149,14 @@ def _cache() -> Path:
     return Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub") / "models"
 
 
+def _fetched_elsewhere(handle: str, kind: PresetKind, key: str) -> str:
+    """How to give a preset to a machine without a network."""
+    return (
+        f"fetch the Kaggle model {handle.rpartition('/')[0]} on another machine (files {', '.join(kind.files)}) and "
+        f"put them into {_cache() / handle}, or into any folder and set {key} to that"
+    )
+
+
 def _downloaded(name: str, kind: PresetKind) -> Path | None:
     """The newest whole preset of a name that KerasHub has downloaded: <owner>/<model>/keras/<name>/<version>."""
     folders = [path for path in _cache().glob(f"*/*/keras/{glob.escape(name)}/*") if path.name.isdecimal()]
@@ -172,8 +179,8 @@ def _download(name: str, kind: PresetKind, key: str) -> Path:
         backbone.from_preset(name)
     except Exception as error:  # of kagglehub, requests, and what they use
         raise UserError(
-            f"{key}: KerasHub could not download {name}: {one_line(error)}; fetch the Kaggle model "
-            f"{known[name]['kaggle_handle'].removeprefix('kaggle://')} elsewhere and set {key} to its folder"
+            f"{key}: KerasHub could not download {name}: {one_line(error)}; "
+            f"{_fetched_elsewhere(known[name]['kaggle_handle'].removeprefix('kaggle://'), kind, key)}"
         ) from error
     folder = _downloaded(name, kind)
     if folder is None:

@@ -209,17 +209,17 @@ def _backbone(config: ResNet50Config, dtype: str, seed: int) -> keras.Model:
     from tfbigmodel.layers.batch_normalization import FusedBatchNormalization
 
     hub = import_keras_hub(texts=False)
-    with seeded_layers(seed):
-        source = hub.models.ResNetBackbone(**ARCHITECTURE, dtype=dtype)
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.layers.BatchNormalization):
             return FusedBatchNormalization(layer.momentum, layer.epsilon, dtype=dtype, name=layer.name)
         return layer.__class__.from_config(layer.get_config())
 
-    # KerasHub's stem cannot be chosen; what comes after it is the same for both.
-    first = source.inputs[0] if config.stem == "imagenet" else source.get_layer("pool1_pool").output
-    stages = keras.models.clone_model(keras.Model(first, source.outputs[0]), clone_function=clone)
+    with seeded_layers(seed):  # a clone draws its seeds anew
+        source = hub.models.ResNetBackbone(**ARCHITECTURE, dtype=dtype)
+        # KerasHub's stem cannot be chosen; what comes after it is the same for both.
+        first = source.inputs[0] if config.stem == "imagenet" else source.get_layer("pool1_pool").output
+        stages = keras.models.clone_model(keras.Model(first, source.outputs[0]), clone_function=clone)
     if config.stem == "imagenet":
         stages.name = "backbone"
         return stages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,11 +99,16 @@ def load_weights(backbone: keras.Model, config: ResNet50Config) -> str:
     """
     assert config.preset is not None
     folder = find_preset(config.preset, RESNET, config.download)
-    arrays, stem = _run_arrays(folder) if _is_run(folder) else (_preset_arrays(folder), "imagenet")
+    if _is_run(folder):
+        arrays, stem = _run_arrays(folder)
+    else:
+        arrays, stem = _preset_arrays(folder, [variable.path for variable in backbone.weights]), "imagenet"
     targets = {v.path: v for v in backbone.weights if stem == config.stem or not v.path.startswith("conv1_")}
     for path, variable in targets.items():
         if path not in arrays or arrays[path].shape != tuple(variable.shape):
             raise UserError(f"{_KEY}: {folder} has no weight {path} of shape {tuple(variable.shape)}")
+        if not np.isfinite(arrays[path]).all():
+            raise UserError(f"{_KEY}: {folder} has NaN or infinite numbers in its weight {path}")
         variable.assign(arrays[path])
     rest = "" if stem == config.stem else f"; the stem is new, since {config.stem} is another one than {stem}"
     return f"loaded {len(targets)} of {len(backbone.weights)} weights of {folder}{rest}"
@@ -124,7 +130,8 @@ def _run_arrays(folder: Path) -> tuple[dict[str, np.ndarray], str]:
     return final_checkpoint(workdir, config).model_arrays(), config.model.stem
 
 
-def _preset_arrays(folder: Path) -> dict[str, np.ndarray]:
+def _preset_arrays(folder: Path, paths: Iterable[str]) -> dict[str, np.ndarray]:
+    """The weights of a preset by KerasHub's paths, as far as it has them."""
     from tfbigmodel.chapters.resnet50 import ARCHITECTURE
 
     config = read_object(folder / CONFIG, _KEY, RESNET)
@@ -138,16 +145,43 @@ def _preset_arrays(folder: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{_KEY}: {folder / CONFIG} has {what}; expected KerasHub's ResNetBackbone, or timm's resnet50")
     weights = folder / (KERAS_WEIGHTS if is_keras else SAFETENSORS)
     require(weights, "the weights")
-    hub = import_keras_hub(texts=False)
     try:
-        if is_keras:
-            backbone = hub.models.ResNetBackbone(**ARCHITECTURE, dtype="float32")
-            load_keras_weights(backbone, weights)
-        else:
-            backbone = hub.models.ResNetBackbone.from_preset(str(folder), dtype="float32")
-    except Exception as error:  # of h5py, safetensors, Keras and KerasHub, each in its own words
+        return _keras_arrays(weights) if is_keras else _timm_arrays(weights, paths)
+    except UserError:
+        raise
+    except Exception as error:  # of h5py, safetensors and Keras, each in its own words
         raise UserError(f"{weights} cannot be loaded as {folder / CONFIG} describes it: {one_line(error)}") from error
+
+
+def _keras_arrays(weights: Path) -> dict[str, np.ndarray]:
+    from tfbigmodel.chapters.resnet50 import ARCHITECTURE
+
+    backbone = import_keras_hub(texts=False).models.ResNetBackbone(**ARCHITECTURE, dtype="float32")
+    load_keras_weights(backbone, weights)
     return {variable.path: variable.numpy() for variable in backbone.weights}
+
+
+def _timm_arrays(weights: Path, paths: Iterable[str]) -> dict[str, np.ndarray]:
+    # KerasHub's own conversion takes a block's weight of a similar name for one that is missing.
+    from safetensors.numpy import load_file
+
+    stored = load_file(weights)
+    names = {path: _timm_name(path) for path in paths}
+    arrays = {path: stored[name] for path, name in names.items() if name in stored}
+    # PyTorch's kernels are (filters, channels, height, width).
+    return {path: array.transpose(2, 3, 1, 0) if array.ndim == 4 else array for path, array in arrays.items()}
+
+
+def _timm_name(path: str) -> str:
+    """What timm calls a weight: `stack0_block1_2_conv/kernel` is `layer1.1.conv2.weight`."""
+    layer, _, weight = path.partition("/")
+    name = {"beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}.get(weight, "weight")
+    if layer.startswith("conv1_"):
+        return f"{layer.removeprefix('conv1_')}1.{name}"
+    stack, block, number, kind = layer.split("_")
+    block = f"layer{int(stack.removeprefix('stack')) + 1}.{block.removeprefix('block')}"
+    # A block's layer 0 is the shortcut's.
+    return f"{block}.downsample.{int(kind == 'bn')}.{name}" if number == "0" else f"{block}.{kind}{number}.{name}"
 
 
 def _check_architecture(folder: Path, config: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -175,7 +209,11 @@ def _preset_normalization(folder: Path) -> tuple[Any, Any] | None:
     try:
         if (folder / "image_converter.json").is_file():
             converter = read_object(folder / "image_converter.json", _KEY, RESNET).get("config", {})
-            scale, offset = (np.broadcast_to(np.asarray(converter[key], float), (3,)) for key in ("scale", "offset"))
+            # Where KerasHub keeps pixels as they are, or adds nothing, it writes null.
+            given = (
+                nothing if converter[key] is None else converter[key] for key, nothing in (("scale", 1), ("offset", 0))
+            )
+            scale, offset = (np.broadcast_to(np.asarray(value, float), (3,)) for value in given)
             return -offset / (255 * scale), 1 / (255 * scale)
         trained = read_object(folder / CONFIG, _KEY, RESNET).get("pretrained_cfg", {}) if folder.is_dir() else {}
         return (trained["mean"], trained["std"]) if trained else None

@@ -116,16 +116,20 @@ def test_names_are_looked_up_in_keras_hubs_cache(keras_preset, cache):
 def test_a_name_that_is_not_there_says_where_to_get_it(cache):
     assert message_of(find_preset, "bert_base_zh") == (
         f"model.preset: there is no folder bert_base_zh here and no preset of that name in {cache}/models; set "
-        "model.download: true to let KerasHub download it, or fetch the Kaggle model keras/bert/keras/bert_base_zh "
-        f"elsewhere (files {KERAS_FILES}) and set model.preset to its folder"
+        "model.download: true to let KerasHub download it, or fetch the Kaggle model keras/bert/keras/bert_base_zh on "
+        f"another machine (files {KERAS_FILES}) and put them into {cache}/models/keras/bert/keras/bert_base_zh/1, or "
+        "into any folder and set model.preset to that"
     )
 
 
 def test_a_download_without_a_network_is_one_line(cache):
     message = message_of(find_preset, "bert_tiny_en_uncased", download=True)
     assert message.startswith("model.preset: KerasHub could not download bert_tiny_en_uncased: ")
-    assert message.endswith("fetch the Kaggle model keras/bert/keras/bert_tiny_en_uncased/3 elsewhere and set "
-                            "model.preset to its folder")  # fmt: skip
+    assert message.endswith(
+        f"; fetch the Kaggle model keras/bert/keras/bert_tiny_en_uncased on another machine (files {KERAS_FILES}) and "
+        f"put them into {cache}/models/keras/bert/keras/bert_tiny_en_uncased/3, or into any folder and set "
+        "model.preset to that"
+    )
 
 
 def test_a_name_that_nobody_knows(cache):
