@@ -83,12 +83,17 @@ def begin_phase(
         if phase.config.learning_rate is not None:
             optimizer = optimizer.model_copy(update={"learning_rate": phase.config.learning_rate})
     find_scales = hook(config.model.chapter, "learning_rate_scales")
-    with strategy.scope():
-        return make_optimizer(
-            optimizer,
-            training.schedule,
-            model.trainable_variables,
-            steps_per_epoch=steps_per_epoch,
-            total_steps=steps_per_epoch * (phase.end_epoch - phase.first_epoch),
-            scales=find_scales(model, config.model) if find_scales else None,
-        )
+    try:
+        with strategy.scope():
+            return make_optimizer(
+                optimizer,
+                training.schedule,
+                model.trainable_variables,
+                steps_per_epoch=steps_per_epoch,
+                total_steps=steps_per_epoch * (phase.end_epoch - phase.first_epoch),
+                scales=find_scales(model, config.model) if find_scales else None,
+            )
+    except UserError as error:
+        if phase.config is None:
+            raise
+        raise UserError(f"training.phases, from epoch {phase.first_epoch} to {phase.end_epoch}: {error}") from error

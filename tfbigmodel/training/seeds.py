@@ -14,11 +14,12 @@ def separate_random_seeds(model: keras.Model) -> None:
     one for all.
 
     Args:
-        model: its seed generators are changed in place; on the first replica they give what they gave before.
+        model: its seed generators are changed in place, once; on the first replica they give what they gave before.
     """
     for layer in model._flatten_layers():
         for generator in layer._seed_generators:
-            generator.next = _for_replica(generator.next)
+            if "next" not in vars(generator):  # each phase of training comes here
+                generator.next = _for_replica(generator.next)
 
 
 def _for_replica(draw: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:

@@ -52,8 +52,9 @@ def starting_state(
         aside = set_aside(folder)
         print(f"warning: {problem}; it is kept as {aside.name}, and an older checkpoint is used", file=sys.stderr)
     state = TrainState() if checkpoint is None else TrainState.from_json(checkpoint.state)
-    phase = next(phases_from(config.training, state.epoch))
-    optimizer = begin_phase(phase, model, config, strategy, steps_per_epoch)
+    # The last one first: what is wrong with a later phase is told now, and the model is left as this one wants it.
+    for phase in reversed(list(phases_from(config.training, state.epoch))):
+        optimizer = begin_phase(phase, model, config, strategy, steps_per_epoch)
     if checkpoint is None:
         _initialise(config, info, model, tell)
         return state, optimizer
