@@ -20,6 +20,7 @@ def divide(
     class_names: Sequence[str] = (),
     with_validation: bool = True,
     with_test: bool = True,
+    train_examples: int | None = None,
 ) -> dict[str, Indices]:
     """Divides examples among `train`, `validation` and `test`.
 
@@ -31,13 +32,15 @@ def divide(
         class_names: the classes' names, for messages.
         with_validation: hold out `config.validation` of the examples; otherwise that split is empty.
         with_test: hold out `config.test` of the examples; otherwise that split is empty.
+        train_examples: `data.train_examples`: so many of the training split are drawn, the others left out.
 
     Returns:
-        Split → indices in ascending order; every index is in exactly one split. With `stratify`, every class has at
-        least one example in each split that is not empty.
+        Split → indices in ascending order; every index is in exactly one split, or left out of the training split. With
+        `stratify`, every class has at least one example in each split that is not empty.
 
     Raises:
-        UserError: a split with a share above 0 would be empty, or a class has too few examples to be in every split.
+        UserError: a split with a share above 0 would be empty, a class has too few examples to be in every split, or
+            `train_examples` is more than there are or fewer than the classes.
     """
     shares = {"test": config.test if with_test else 0.0, "validation": config.validation if with_validation else 0.0}
     for split, share in shares.items():
@@ -67,8 +70,13 @@ def divide(
     place[order] = np.arange(num_examples) - np.repeat(starts, counts)
     in_test = place < held_out["test"][groups]
     in_validation = ~in_test & (place < (held_out["test"] + held_out["validation"])[groups])
+    train = np.flatnonzero(~in_test & ~in_validation)
+    if train_examples is not None:
+        key = "data.train_examples"
+        of_train = None if classes is None else classes[train]
+        train = train[draw(len(train), train_examples, config.seed, origin=origin, key=key, classes=of_train)]
     return {
-        "train": np.flatnonzero(~in_test & ~in_validation),
+        "train": train,
         "validation": np.flatnonzero(in_validation),
         "test": np.flatnonzero(in_test),
     }

@@ -61,7 +61,14 @@ def _digits(config: BuiltinConfig) -> Data:
     labels = digits.target.astype(np.int32)
     origin = "builtin digits"
     class_names = tuple(str(name) for name in digits.target_names)
-    division = divide(len(labels), config.split, origin=origin, classes=labels, class_names=class_names)
+    division = divide(
+        len(labels),
+        config.split,
+        origin=origin,
+        classes=labels,
+        class_names=class_names,
+        train_examples=config.train_examples,
+    )
     splits = {
         split: Examples({"pixels": pixels[index]}, labels[index], origin, index) for split, index in division.items()
     }

@@ -11,7 +11,7 @@ from pipelines.config import CorpusConfig, TokenizerConfig
 from pipelines.data import SPLITS, Data, DatasetInfo, Split, TextInfo
 from pipelines.errors import UserError
 from pipelines.files import user_cache
-from pipelines.splits import divide, draw
+from pipelines.splits import divide
 from pipelines.text.cleaning import clean_counted
 from pipelines.text.corpus_data import CorpusData
 from pipelines.text.corpus_examples import (
@@ -65,7 +65,8 @@ def load(config: CorpusConfig) -> Data:
 
     texts_name = texts_key(config, files, kept_out)
     texts = cached(folder / texts_name, lambda folder: write_texts(folder, config, files, kept_out))
-    division: dict[Split, np.ndarray] = _divided(len(texts), config, origin)
+    divided = divide(len(texts), config.split, origin=origin, train_examples=config.train_examples)
+    division: dict[Split, np.ndarray] = {split: divided[split] for split in SPLITS}
     tokens, tokenizer, tokens_name = _tokens(folder, texts_name, texts, division["train"], tokenizer_config, config)
 
     sequence_length = tokenizer_config.sequence_length
@@ -106,16 +107,6 @@ def _kept_out(config: CorpusConfig) -> set[bytes]:
             texts = list(data.examples(split).features["text"])
             keys.update(text_key(text) for text in clean_counted(texts, config.cleaning, {}))
     return keys
-
-
-def _divided(num_documents: int, config: CorpusConfig, origin: str) -> dict[Split, np.ndarray]:
-    division = divide(num_documents, config.split, origin=origin)
-    if config.train_examples is not None:
-        chosen = draw(
-            len(division["train"]), config.train_examples, config.split.seed, origin=origin, key="data.train_examples"
-        )
-        division["train"] = division["train"][chosen]
-    return {split: division[split] for split in SPLITS}
 
 
 def _tokens(

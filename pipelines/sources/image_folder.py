@@ -18,7 +18,7 @@ from pipelines.images.files import ImageFiles
 from pipelines.images.preprocess import ImagePreprocessor
 from pipelines.names import did_you_mean, listing, shorten
 from pipelines.sources.arrays import image_data, image_preprocessor
-from pipelines.splits import divide, draw
+from pipelines.splits import divide
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 """Endings of the files that are images, in small or capital letters."""
@@ -252,18 +252,8 @@ def _divided(
         class_names=class_names,
         with_validation="validation" not in given,
         with_test="test" not in given,
+        train_examples=config.train_examples,
     )
-    if config.train_examples is not None:
-        index = division["train"]
-        drawn = draw(
-            len(index),
-            config.train_examples,
-            config.split.seed,
-            origin=train.origin,
-            key="data.train_examples",
-            classes=train.labels[index],
-        )
-        division["train"] = index[drawn]
     return {
         split: given[split] if split in given and split != "train" else _part(train, division[split])
         for split in SPLITS

@@ -129,6 +129,7 @@ def _divided(config: TableConfig) -> dict[str, _Part]:
         class_names=names,
         with_validation="validation" not in tables,
         with_test="test" not in tables,
+        train_examples=config.train_examples,
     )
     parts: dict[str, _Part] = {}
     for split in SPLITS:

@@ -12,7 +12,7 @@ from pipelines.data import SPLITS, Data, Examples, Split, Task, TextInfo
 from pipelines.errors import UserError
 from pipelines.labels import encode_classes, sorted_class_names
 from pipelines.sources.arrays import classification_data, refuse_image_options, regression_data
-from pipelines.splits import divide, draw
+from pipelines.splits import divide
 from pipelines.text.cleaning import add_counts, clean_rows, encoded
 from pipelines.text.preprocess import Packing, TextPreprocessor
 from pipelines.text.vocabulary import make_tokenizer
@@ -137,27 +137,16 @@ def divide_texts(source: TextSource, config: TextConfig) -> DividedTexts:
         class_names = sorted_class_names(given["train"].labels.tolist())
     given = {split: _with_encoded_labels(rows, source, class_names) for split, rows in given.items()}
     train = given["train"]
-    classes = train.labels if class_names else None
     division = divide(
         len(train.texts),
         config.split,
         origin=train.origin,
-        classes=classes,
+        classes=train.labels if class_names else None,
         class_names=class_names,
         with_validation="validation" not in given,
         with_test="test" not in given,
+        train_examples=config.train_examples,
     )
-    if config.train_examples is not None:
-        index = division["train"]
-        drawn = draw(
-            len(index),
-            config.train_examples,
-            config.split.seed,
-            origin=train.origin,
-            key="data.train_examples",
-            classes=None if classes is None else classes[index],
-        )
-        division["train"] = index[drawn]
     rows_of: dict[Split, TextRows] = {}
     cleaned_of: dict[Split, list[bytes]] = {}
     for split in SPLITS:
@@ -199,7 +188,6 @@ def refuse_text_options(config: TextConfig, what: str) -> None:
     options = {
         "tokenizer": config.tokenizer is not None,
         "cleaning": config.cleaning != CleaningConfig(),
-        "train_examples": config.train_examples is not None,
     }
     for name, is_set in options.items():
         if is_set:

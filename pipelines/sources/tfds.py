@@ -88,6 +88,7 @@ def load(config: TfdsConfig) -> Data:
         class_names=class_names,
         with_validation="validation" not in given,
         with_test="test" not in given,
+        train_examples=config.train_examples,
     )
     parts: dict[str, _Part] = {}
     for split in SPLITS:

@@ -79,6 +79,13 @@ def test_digits_of_their_own_size_are_unchanged(digits: Data) -> None:
     assert pipelines.load(BuiltinConfig.model_validate(config)).info == digits.info
 
 
+def test_fewer_training_digits_are_a_part_of_the_same_split(digits: Data) -> None:
+    data = pipelines.load(BuiltinConfig(source="builtin", name="digits", train_examples=100))
+    assert dict(data.info.counts) == {"train": 100, "validation": 180, "test": 359}
+    assert set(data.info.class_counts) <= {9, 10, 11}
+    assert set(data.examples("train").rows) < set(digits.examples("train").rows)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -29,6 +29,14 @@ def original(data: Data, split: str, rows: list[tuple]) -> list[tuple]:
     return [rows[number - 1] for number in data.examples(split).rows]
 
 
+def test_fewer_training_rows_are_a_part_of_the_same_split(load_table: Load) -> None:
+    whole, part = load_table(), load_table(train_examples=20)
+    assert dict(part.info.counts) == {"train": 20, "validation": 6, "test": 12}
+    assert part.info.class_counts == (10, 10)
+    assert set(part.examples("train").rows) < set(whole.examples("train").rows)
+    assert part.examples("test").rows.tolist() == whole.examples("test").rows.tolist()
+
+
 def test_columns_are_told_apart_by_what_they_hold(load_table: Load) -> None:
     data = load_table()
     assert preprocessor(data).feature_names == ("age", "score", "colour=blue", "colour=red")

@@ -240,7 +240,6 @@ def tokens() -> str:
         ({"categorical": []}, r"data.categorical and data.text cannot be used together"),
         ({"text": None, "tokenizer": {}}, r"data.tokenizer is for texts, and data.text names no column of texts"),
         ({"text": None, "cleaning": {"html": True}}, r"data.cleaning is for texts"),
-        ({"text": None, "train_examples": 5}, r"data.train_examples is for texts"),
         ({"tokenizer": {"vocabulary": "no.txt"}}, r"no.txt \(data.tokenizer.vocabulary\) is not there"),
         ({"batch_size": 100}, r"84 training examples are fewer than one batch of 100"),
     ],

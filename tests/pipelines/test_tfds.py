@@ -217,6 +217,7 @@ def test_splits_can_be_parts(load: Callable) -> None:
     data = load(train_split="train[:50%]", validation_split="train[50%:]", test_split=None)
     assert dict(data.info.counts) == {"train": 16, "validation": 20, "test": 4}
     assert load(test_split="test[:3]").info.counts["test"] == 3
+    assert dict(load(train_examples=8).info.counts) == {"train": 8, "validation": 4, "test": 16}
 
 
 def test_numbers_become_a_table(load: Callable) -> None:
