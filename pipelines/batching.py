@@ -1,8 +1,6 @@
 """Batches of examples read by index: shuffled, sharded among workers and replicas, started anywhere at once."""
 
 import dataclasses
-import hashlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.buckets import bucketed_batch
+from pipelines.columns import Column, columns_of, fingerprint, on_cpu
 from pipelines.config import BatchingConfig, ImagesConfig, TextConfig
 from pipelines.data import SPLITS, DatasetInfo, Examples, Preprocessor, Split
 from pipelines.errors import UserError
 from pipelines.images.config import AugmentationConfig
-from pipelines.images.files import ImageFiles
 from pipelines.images.preprocess import ImagePreprocessor
 from pipelines.shares import Shares, finished, shuffled, traced
 from pipelines.stateless import graph_keys
@@ -63,19 +61,19 @@ class MemoryData:
                 f"{config.batch_size}; set data.batch_size to at most {num_training}, or add examples"
             )
         self.info = dataclasses.replace(
-            info, counts={split: len(splits[split]) for split in SPLITS}, fingerprint=_fingerprint(splits)
+            info, counts={split: len(splits[split]) for split in SPLITS}, fingerprint=fingerprint(splits)
         )
         self.preprocess = preprocess
         self.batch_size = config.batch_size
         self.steps_per_epoch = num_training // config.batch_size
         self._shuffle = config.shuffle
         self._seed = config.shuffle_seed or 0
-        self._lengths = None if lengths is None else _on_cpu(np.asarray(lengths, np.int32))
+        self._lengths = None if lengths is None else on_cpu(np.asarray(lengths, np.int32))
         self._window = config.bucket_batches if isinstance(config, TextConfig) and lengths is not None else 0
         self._origins = {split: (splits[split].origin, splits[split].rows) for split in SPLITS}
         self._augmentation = config.augmentation if isinstance(config, ImagesConfig) else AugmentationConfig()
-        self._columns = {split: _columns(splits[split].features) for split in SPLITS}
-        self._labels = {split: _on_cpu(splits[split].labels) for split in SPLITS}
+        self._columns = {split: columns_of(splits[split].features) for split in SPLITS}
+        self._labels = {split: on_cpu(splits[split].labels) for split in SPLITS}
         self._train_batch = traced(self._make_train_batch)
         self._evaluations: dict[tuple[Split, Shares], tf.data.Dataset] = {}
 
@@ -187,28 +185,9 @@ def batches(
     Returns:
         `(features, label, weight)`, or `(features, weight)` where the examples have no labels.
     """
-    labels = None if examples.labels is None else _scaled(_on_cpu(examples.labels), info)
+    labels = None if examples.labels is None else _scaled(on_cpu(examples.labels), info)
     shares = Shares.of(batch_size, input_context)
-    return _in_order(_columns(examples.features), labels, preprocess, batch_size, shares)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Column:
-    """A feature: its values on the CPU, or the paths of the files that hold them."""
-
-    values: tf.Tensor
-    files: ImageFiles | None = None
-
-    def rows(self, index: tf.Tensor) -> tf.Tensor:
-        """Some values, in a graph."""
-        rows = tf.gather(self.values, index)
-        if self.files is None:
-            return rows
-        return tf.map_fn(tf.io.read_file, rows, fn_output_signature=tf.TensorSpec([], tf.string))
-
-    def array(self) -> Any:
-        """All values."""
-        return np.asarray(self.values) if self.files is None else self.files
+    return _in_order(columns_of(examples.features), labels, preprocess, batch_size, shares)
 
 
 def _varied(
@@ -230,7 +209,7 @@ def _varied(
 
 
 def _in_order(
-    columns: Mapping[str, _Column],
+    columns: Mapping[str, Column],
     labels: tf.Tensor | None,
     preprocess: Preprocessor,
     batch_size: int,
@@ -257,52 +236,9 @@ def _in_order(
     return finished(shares.elements(0, -(-num_examples // batch_size)), make)
 
 
-def _columns(features: Mapping[str, Any]) -> dict[str, _Column]:
-    return {
-        name: _Column(_on_cpu(_encoded_paths(values)), values)
-        if isinstance(values, ImageFiles)
-        else _Column(_on_cpu(values))
-        for name, values in features.items()
-    }
-
-
-def _encoded_paths(files: ImageFiles) -> np.ndarray:
-    paths = np.empty(len(files), object)
-    paths[:] = [os.fsencode(path) for path in files.paths]  # names need not be UTF-8
-    return paths
-
-
-def _on_cpu(values: Any) -> tf.Tensor:
-    # A GPU would otherwise take the whole dataset, and give it back row by row.
-    with tf.device("CPU:0"):
-        if isinstance(values, np.ndarray) and values.dtype == object and not len(values):
-            return tf.zeros([0], tf.string)
-        return tf.convert_to_tensor(values)
-
-
 def _scaled(labels: tf.Tensor, info: DatasetInfo) -> tf.Tensor:
     """Classes as they are; regression targets as the model is trained on them."""
     if info.task == "classification":
         return labels
     values = (np.asarray(labels, np.float64) - info.target_mean) / info.target_scale
-    return _on_cpu(values.astype(np.float32))
-
-
-def _fingerprint(splits: Mapping[Split, Examples]) -> str:
-    """SHA-256 over every raw feature and label, in the order of the splits; of files, over their digests."""
-    digest = hashlib.sha256()
-    for split in SPLITS:
-        examples = splits[split]
-        columns = {**{f"feature {name}": examples.features[name] for name in sorted(examples.features)}}
-        columns["label"] = examples.labels
-        for name, values in columns.items():
-            array = np.array(values.digests, object) if isinstance(values, ImageFiles) else np.asarray(values)
-            kind = "text" if array.dtype == object else array.dtype.str
-            digest.update(f"{split}\0{name}\0{kind}\0{array.shape}\0".encode())
-            if array.dtype == object:
-                for value in array.ravel():
-                    content = value if isinstance(value, bytes) else str(value).encode()
-                    digest.update(len(content).to_bytes(8, "little") + content)
-            else:
-                digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+    return on_cpu(values.astype(np.float32))
