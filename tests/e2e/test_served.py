@@ -2,11 +2,8 @@
 
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +11,11 @@ import pytest
 import tensorflow as tf
 
 import tfbigmodel
-from serving.client import Client, ClientError
+from serving.client import ClientError
 from serving.client_command import main as ask
 from tfbigmodel.config import resolve, validate_config
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-@contextmanager
-def served(base_path):
-    command = [sys.executable, "-m", "serving.server", "--port=0", "--model_name=m", f"--model_base_path={base_path}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            line = process.stdout.readline()
-            with Client(re.search(r"at (\S+:\d+)", line)[1]) as client:
-                yield client
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
-    assert process.returncode == 0
 
 
 def train(workdir, data, **training):
@@ -60,7 +43,7 @@ def table(tmp_path_factory):
     return folder, base
 
 
-def test_a_table_through_predict_and_through_the_server(table):
+def test_a_table_through_predict_and_through_the_server(table, served):
     folder, base = table
     frame = tfbigmodel.predict(folder / "run", folder / "people.csv", all_probabilities=True)
     inputs = {
@@ -78,7 +61,7 @@ def test_a_table_through_predict_and_through_the_server(table):
     assert set(answer) == {"label", "probabilities", "logits"}
 
 
-def test_the_users_own_file_goes_to_the_client_as_it_is(table):
+def test_the_users_own_file_goes_to_the_client_as_it_is(table, served):
     """With the label's column and empty cells in it, as `predict` takes it."""
     folder, base = table
     frame = tfbigmodel.predict(folder / "run", folder / "people.csv")
@@ -102,7 +85,7 @@ def test_the_users_own_file_goes_to_the_client_as_it_is(table):
     assert [answer["label"] for answer in answers] == frame["prediction"].tolist()
 
 
-def test_images_through_predict_and_through_the_server(tmp_path, capsys):
+def test_images_through_predict_and_through_the_server(tmp_path, capsys, served):
     base = train(tmp_path / "run", {"source": "builtin", "name": "digits"})
     data = tfbigmodel.load_data(tfbigmodel.load_config(tmp_path / "run" / "config.yaml"))
     pixels = data.examples("test").features["pixels"][:20]
@@ -139,7 +122,7 @@ def test_images_through_predict_and_through_the_server(tmp_path, capsys):
     np.testing.assert_allclose(trained, expected, atol=1e-6)
 
 
-def test_a_regression_is_served_in_the_targets_units(tmp_path):
+def test_a_regression_is_served_in_the_targets_units(tmp_path, served):
     rng = np.random.default_rng(1)
     x = rng.normal(size=300)
     (tmp_path / "houses.csv").write_text("size,price\n" + "".join(f"{v:.4f},{5000 + 800 * v:.2f}\n" for v in x))
@@ -152,7 +135,7 @@ def test_a_regression_is_served_in_the_targets_units(tmp_path):
     np.testing.assert_allclose(answer["prediction"], frame["prediction"], rtol=1e-6)
 
 
-def test_a_threshold_is_part_of_what_is_served(table, tmp_path):
+def test_a_threshold_is_part_of_what_is_served(table, tmp_path, served):
     folder, _ = table
     values = tfbigmodel.load_config(folder / "run" / "config.yaml").model_dump(mode="json")
     values["evaluation"]["threshold"] = 0.9
@@ -167,7 +150,7 @@ def test_a_threshold_is_part_of_what_is_served(table, tmp_path):
     assert json.loads((base / "1" / "assets.extra" / "model.json").read_text())["threshold"] == 0.9
 
 
-def test_columns_are_served_by_their_own_names_whatever_is_in_them(tmp_path):
+def test_columns_are_served_by_their_own_names_whatever_is_in_them(tmp_path, served):
     names = ["年龄", "sepal length (cm)", "_id", "Age", "age", "class"]
     rng = np.random.default_rng(2)
     values = rng.normal(size=(200, len(names))).astype(np.float32)
@@ -183,7 +166,7 @@ def test_columns_are_served_by_their_own_names_whatever_is_in_them(tmp_path):
     np.testing.assert_allclose(answer["probabilities"][:, 1], frame["probability_是"], atol=1e-6)
 
 
-def test_an_export_can_have_a_threshold_of_its_own(table, tmp_path):
+def test_an_export_can_have_a_threshold_of_its_own(table, tmp_path, served):
     folder, _ = table
     base = tfbigmodel.export(folder / "run", tmp_path / "exported", threshold=0.01).parent
     people = {"age": [20.0, 75.0], "city": ["北京", "Roma"], "income": [20.0, 70.0]}

@@ -4,12 +4,9 @@ Toy sizes and a corpus of a few hundred made-up reviews; what is compared are nu
 """
 
 import json
-import re
 import shutil
-import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +14,6 @@ import pytest
 
 import tfbigmodel
 from pipelines.errors import UserError
-from serving.client import Client
 from tfbigmodel.config import resolve, validate_config
 
 TEXTS = ["我喜欢这本书", "这本书很糟糕", "", "a" * 100_000, "😀😀😀", "房间很干净，服务也好！", "很好 very good 100%"]
@@ -126,22 +122,8 @@ def fresh(workdir: Path, tmp_path: Path, signature: str = "serving_default", **i
         return dict(answers)
 
 
-@contextmanager
-def served(workdir: Path):
-    command = [sys.executable, "-m", "serving.server", "--port=0", "--model_name=m"]
-    command.append(f"--model_base_path={workdir / 'exported'}")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            with Client(re.search(r"at (\S+:\d+)", process.stdout.readline())[1]) as client:
-                yield client
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
-    assert process.returncode == 0
-
-
 @pytest.mark.parametrize("chapter", ["lstm", "bert"])
-def test_a_classifier_answers_alike_on_every_path(chapter: str, request: pytest.FixtureRequest, tmp_path: Path):
+def test_a_classifier_answers_alike_on_every_path(chapter: str, request: pytest.FixtureRequest, tmp_path: Path, served):
     workdir = request.getfixturevalue(chapter)
     config = tfbigmodel.load_config(workdir / "config.yaml")
     data, model = tfbigmodel.load_data(config), tfbigmodel.load_model(workdir)
@@ -153,14 +135,14 @@ def test_a_classifier_answers_alike_on_every_path(chapter: str, request: pytest.
     predicted = tfbigmodel.predict(workdir, texts=texts + TEXTS)
     assert [label.decode() for label in loaded["label"]] == predicted["prediction"].tolist()
     np.testing.assert_allclose(loaded["probabilities"].max(axis=1), predicted["probability"], atol=1e-5)
-    with served(workdir) as client:
+    with served(workdir / "exported") as client:
         answer = client.predict("m", {"text": np.array(texts + TEXTS, object)})
     np.testing.assert_allclose(answer["probabilities"], loaded["probabilities"], atol=1e-6)
     assert np.isfinite(answer["logits"]).all()
 
 
-def test_invalid_utf8_is_answered_as_if_it_had_the_replacement_character(lstm: Path):
-    with served(lstm) as client:
+def test_invalid_utf8_is_answered_as_if_it_had_the_replacement_character(lstm: Path, served):
+    with served(lstm / "exported") as client:
         texts = [b"\xff\xfe\xe4\xb9\xa6", "\ufffd\ufffd书".encode(), b"\xe5\xa5"]
         answer = client.predict("m", {"text": np.array(texts, object)})
         from_command_line = client.predict("m", {"text": np.array(["\udcff\udcfe书"], object)})
@@ -173,20 +155,20 @@ def test_invalid_utf8_is_answered_as_if_it_had_the_replacement_character(lstm: P
     np.testing.assert_allclose(predicted["probability"], answer["probabilities"][0].max(), atol=1e-6)
 
 
-def test_pretraining_answers_alike_on_every_path(pretraining: Path, tmp_path: Path):
+def test_pretraining_answers_alike_on_every_path(pretraining: Path, tmp_path: Path, served):
     texts = ["这书很[MASK]。", *TEXTS]
     loaded = fresh(pretraining, tmp_path, text=(texts, "object"))
     predicted = tfbigmodel.predict(pretraining, texts=texts)
     assert [text.decode() for text in loaded["text"]] == predicted["prediction"].tolist()
     assert "[MASK]" not in loaded["text"][0].decode()
     embedding = fresh(pretraining, tmp_path, "embedding", text=(texts, "object"))["embedding"]
-    with served(pretraining) as client:
+    with served(pretraining / "exported") as client:
         answer = client.predict("m", {"text": np.array(texts, object)}, "embedding")
     np.testing.assert_allclose(answer["embedding"], embedding, atol=1e-6)
     assert answer["embedding"].shape == (len(texts), ENCODER["hidden_dim"])
 
 
-def test_generation_answers_alike_on_every_path(generator: Path, tmp_path: Path):
+def test_generation_answers_alike_on_every_path(generator: Path, tmp_path: Path, served):
     prompts = ["这书", "房间很", "", "😀", "a" * 1000]
     predicted = tfbigmodel.predict(generator, texts=prompts)
     loaded = fresh(generator, tmp_path, text=(prompts, "object"))
@@ -202,7 +184,7 @@ def test_generation_answers_alike_on_every_path(generator: Path, tmp_path: Path)
     }
     given = {name: (values.tolist(), values.dtype.name) for name, values in parameters.items()}
     loaded = fresh(generator, tmp_path, "generate", text=(prompts, "object"), **given)
-    with served(generator) as client:
+    with served(generator / "exported") as client:
         answer = client.predict("m", {"text": np.array(prompts, object), **parameters}, "generate")
     assert answer["text"].tolist() == loaded["text"].tolist()
     np.testing.assert_allclose(answer["log_probability"], loaded["log_probability"], atol=1e-5)
