@@ -1,9 +1,10 @@
-"""Toy BERT encoders on disk, in both formats, and what stands for data."""
+"""Toy BERT encoders and a ResNet50 on disk, in both formats of each, and what stands for data."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import keras_hub
 import numpy as np
 import pytest
@@ -138,3 +139,76 @@ def tokens() -> dict[str, np.ndarray]:
         "segment_ids": segments,
         "padding_mask": mask,
     }
+
+
+@pytest.fixture(scope="session")
+def plain_resnet() -> keras_hub.models.ResNetBackbone:
+    """KerasHub's own ResNet50, with normalisations that are not as they start."""
+    keras.utils.set_random_seed(0)
+    backbone = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64], input_conv_kernel_sizes=[7], stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=[3, 4, 6, 3], stackwise_num_strides=[1, 2, 2, 2], block_type="bottleneck_block",
+    )  # fmt: skip
+    random = np.random.default_rng(0)
+    for variable in backbone.weights:
+        if "_bn/" in variable.path:
+            noise = random.uniform(-0.3, 0.3, size=variable.shape)
+            variable.assign(noise if variable.path.endswith(("beta", "moving_mean")) else 1.0 + noise)
+    return backbone
+
+
+@pytest.fixture(scope="session")
+def resnet_preset(plain_resnet: keras_hub.models.ResNetBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It as KerasHub saves it."""
+    folder = tmp_path_factory.mktemp("resnet") / "preset"
+    plain_resnet.save_to_preset(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def timm_preset(plain_resnet: keras_hub.models.ResNetBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It as timm publishes it, with a head, and with counters that Keras does not have."""
+    folder = tmp_path_factory.mktemp("timm")
+    weights, arrays = {v.path: v.numpy() for v in plain_resnet.weights}, {}
+
+    def layer(ours: str, convolution: str, normalization: str) -> None:
+        arrays[f"{convolution}.weight"] = weights[f"{ours}_conv/kernel"].transpose(3, 2, 0, 1)
+        parts = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+        for theirs, part in parts.items():
+            arrays[f"{normalization}.{theirs}"] = weights[f"{ours}_bn/{part}"]
+        arrays[f"{normalization}.num_batches_tracked"] = np.array(7)
+
+    layer("conv1", "conv1", "bn1")
+    for stage, num_blocks in enumerate((3, 4, 6, 3)):
+        for block in range(num_blocks):
+            ours, theirs = f"stack{stage}_block{block}", f"layer{stage + 1}.{block}"
+            for number in (1, 2, 3):
+                layer(f"{ours}_{number}", f"{theirs}.conv{number}", f"{theirs}.bn{number}")
+            if block == 0:
+                layer(f"{ours}_0", f"{theirs}.downsample.0", f"{theirs}.downsample.1")
+    arrays["fc.weight"], arrays["fc.bias"] = np.ones((1000, 2048), np.float32), np.ones(1000, np.float32)
+    save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, folder / "model.safetensors")
+    trained = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "input_size": [3, 224, 224]}
+    config = {"architecture": "resnet50", "num_classes": 1000, "num_features": 2048, "pretrained_cfg": trained}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def image_info() -> Callable[..., DatasetInfo]:
+    """A description of images of a height (and width), sorted into so many classes."""
+
+    def made(size: int = 32, num_classes: int = 3, channels: int = 3, **values: object) -> DatasetInfo:
+        names = tuple(f"class {number}" for number in range(num_classes))
+        return DatasetInfo(
+            **{
+                "task": "classification",
+                "inputs": {"image": (size, size, channels)},
+                "input_dtypes": {"image": "float32"},
+                "counts": {"train": 8, "validation": 0, "test": 0},
+                "class_names": names,
+                **values,
+            }
+        )
+
+    return made
