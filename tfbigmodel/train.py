@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from pipelines.data import Data, DatasetInfo
+    from pipelines.data import Data, DatasetInfo, ImageInfo
     from tfbigmodel.config import RunConfig
     from tfbigmodel.tasks import Task
     from tfbigmodel.training.loop import UpdateRule
@@ -175,6 +175,8 @@ def _run(
     tell(_headline(config, data, model, strategy, rule))
     if data.info.text is not None and data.info.text.cleaning:
         tell(_cleaned(data.info.text.cleaning))
+    if data.info.images is not None and data.info.images.num_skipped:
+        tell(_skipped(data.info.images))
     try:
         if not finished:
             fit(
@@ -249,6 +251,12 @@ def _cleaned(counts: Mapping[str, int]) -> str:
     left_out = ("empty", "duplicates", "kept_out", "too_short")
     said = [f"{count:,} {'left out' if step in left_out else 'changed'} ({step})" for step, count in counts.items()]
     return f"texts cleaned: {', '.join(said)}"
+
+
+def _skipped(images: ImageInfo) -> str:
+    """What `data.broken: skip` left out."""
+    more = f"; and {images.num_skipped - 3:,} more (info.json)" if images.num_skipped > 3 else ""
+    return f"images left out: {images.num_skipped:,}: {'; '.join(images.skipped[:3])}{more}"
 
 
 def _summary(metrics: dict[str, Any], state: TrainState) -> str:
