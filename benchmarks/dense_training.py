@@ -39,7 +39,7 @@ def main() -> None:
         for name, command in commands.items():
             result = subprocess.run(command, capture_output=True, text=True)
             if result.returncode == 0:
-                times[name].append(float(result.stdout.split()[-1]))
+                times[name].append(float(result.stdout.split()[0]))
     print(f"{'':36}{'ms/step':>9}{'least':>9}{'most':>9}{'examples/s':>13}{'vs PyTorch fp32':>17}")
     peer_times = times["PyTorch eager, fp32"]
     for name, values in times.items():

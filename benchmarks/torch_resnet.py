@@ -6,12 +6,11 @@ Prints milliseconds per training step and per inference, by the clock and in pro
 install torch==2.13.0), in any environment.
 """
 
-import contextlib
 import sys
-import time
 
 import torch
 from torch import nn
+from torch_timing import print_times
 
 
 class Bottleneck(nn.Module):
@@ -53,31 +52,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = resnet50()
     x, y = torch.randn(batch, 3, size, size), torch.randint(0, 10, (batch,))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    criterion = nn.CrossEntropyLoss()
-
-    def autocast() -> contextlib.AbstractContextManager:
-        return torch.autocast("cpu", dtype=torch.bfloat16) if half else contextlib.nullcontext()
-
-    def step() -> None:
-        optimizer.zero_grad()
-        with autocast():
-            loss = criterion(model(x), y)
-        loss.backward()
-        optimizer.step()
-
-    def infer() -> None:
-        with torch.no_grad(), autocast():
-            model(x)
-
-    for function, train in ((step, True), (infer, False)):
-        model.train(train)
-        for _ in range(2):
-            function()
-        started, used = time.perf_counter(), time.process_time()
-        for _ in range(steps):
-            function()
-        print(1e3 * (time.perf_counter() - started) / steps, 1e3 * (time.process_time() - used) / steps)
+    print_times(model, x, y, half, steps)
 
 
 if __name__ == "__main__":
