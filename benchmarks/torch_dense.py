@@ -2,7 +2,8 @@
 
     python benchmarks/torch_dense.py [fp32|bf16] [steps]
 
-Prints milliseconds per training step and per inference, by the clock and in processor time. Needs torch (CPU: pip install torch==2.13.0), in any environment.
+Prints milliseconds per training step and per inference, by the clock and in processor time. Needs torch (CPU: pip
+install torch==2.13.0), in any environment.
 """
 
 import sys
