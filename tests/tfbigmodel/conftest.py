@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.datasets import load_digits
 
 from tfbigmodel.train import main as train
 
@@ -100,6 +101,19 @@ training: {epochs: 40, monitor: mae, optimizer: {learning_rate: 0.02}, jit_compi
 """
     arguments = ["--config", str(_config(folder, text)), "--set", f"data.data_dir={folder}"]
     return _trained(Run(folder / "run", arguments, table))
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight of each of the digits, 8 × 8, as files: what is learned is little, and soon."""
+    digits = load_digits()
+    root = tmp_path_factory.mktemp("digits_folder")
+    for name in range(10):
+        (root / str(name)).mkdir()
+        for number, pixels in enumerate(digits.images[digits.target == name][:8]):
+            content = tf.io.encode_png((pixels[..., None] * 15.9375).astype(np.uint8))
+            (root / str(name) / f"{number}.png").write_bytes(content.numpy())
+    return root
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import glob
 import os
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def find_preset(preset: str, kind: PresetKind, download: bool = False, key: str 
         return written.absolute()
     if path.exists() or os.sep in preset:
         what = "is no folder" if path.exists() else "does not exist"
-        other = kind.other_format.partition(" (")[0]
+        other = re.sub(r" \(.*?\)", "", kind.other_format)
         raise MissingFileError(
             f"{key}: {path} {what}; expected a Keras preset folder, {other}, or the name of a KerasHub "
             f"preset such as {kind.example}"

@@ -189,9 +189,11 @@ def _check_architecture(folder: Path, config: dict[str, Any], expected: dict[str
     described = config
     if described.get("class_name") != "ResNetBackbone" and isinstance(described.get("config"), dict):
         described = described["config"].get("backbone") or described
-    sizes = described.get("config") if isinstance(described, dict) else None
-    if not isinstance(sizes, dict) or described.get("class_name") != "ResNetBackbone":
+    if not isinstance(described, dict) or described.get("class_name") != "ResNetBackbone":
         raise UserError(f"{_KEY}: {folder / CONFIG} describes a {config.get('class_name')}; expected a ResNetBackbone")
+    sizes = described.get("config")
+    if not isinstance(sizes, dict):
+        raise UserError(f"{_KEY}: {folder / CONFIG} does not say the network's sizes")
     for name, value in expected.items():
         if sizes.get(name, False) != value:
             raise UserError(
@@ -201,21 +203,20 @@ def _check_architecture(folder: Path, config: dict[str, Any], expected: dict[str
 
 def _preset_normalization(folder: Path) -> tuple[Any, Any] | None:
     """Mean and standard deviation of a preset's images, whose pixels are from 0 to 1; None where it says nothing."""
-    if _is_run(folder):
-        from tfbigmodel.workdir import Workdir
-
-        images = getattr(Workdir(folder).config().data, "images", None)
-        return _NORMALIZATIONS[images.normalization] if images else None
     try:
+        if _is_run(folder):
+            from tfbigmodel.workdir import Workdir
+
+            images = getattr(Workdir(folder).config().data, "images", None)
+            return _NORMALIZATIONS[images.normalization] if images else None
         if (folder / "image_converter.json").is_file():
-            converter = read_object(folder / "image_converter.json", _KEY, RESNET).get("config", {})
-            # Where KerasHub keeps pixels as they are, or adds nothing, it writes null.
-            given = (
-                nothing if converter[key] is None else converter[key] for key, nothing in (("scale", 1), ("offset", 0))
-            )
-            scale, offset = (np.broadcast_to(np.asarray(value, float), (3,)) for value in given)
+            converter = read_object(folder / "image_converter.json", _KEY, RESNET)["config"]
+            # Where KerasHub does not scale, or adds nothing, it writes null.
+            scale = np.broadcast_to(np.asarray(1.0 if converter["scale"] is None else converter["scale"], float), (3,))
+            offset = np.broadcast_to(np.asarray(converter["offset"] or 0.0, float), (3,))
             return -offset / (255 * scale), 1 / (255 * scale)
-        trained = read_object(folder / CONFIG, _KEY, RESNET).get("pretrained_cfg", {}) if folder.is_dir() else {}
-        return (trained["mean"], trained["std"]) if trained else None
-    except (KeyError, TypeError, ValueError, AttributeError):
+        trained = read_object(folder / CONFIG, _KEY, RESNET)["pretrained_cfg"]
+        return trained["mean"], trained["std"]
+    # A finished run comes here, too, which needs its preset no more; one that starts is told when it loads the weights.
+    except (UserError, KeyError, TypeError, ValueError):
         return None
