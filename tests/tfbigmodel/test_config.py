@@ -165,7 +165,10 @@ def test_further_errors_are_counted():
     ("data", "message"),
     [
         ({"name": "digits"}, "data.source: is required and missing"),
-        ({"source": "csv"}, "data.source: expected one of 'builtin', 'tfds', 'table', 'image_folder', 'corpus', received 'csv'"),
+        (
+            {"source": "csv"},
+            "data.source: expected one of 'builtin', 'tfds', 'table', 'image_folder', 'corpus', received 'csv'",
+        ),
         ({"source": "builtin", "name": "mnist"}, "data.name: expected 'digits' or 'reviews_zh', received 'mnist'"),
         ({"source": "table", "path": "x.csv"}, "data.label: is required and missing"),
         (TABLE | {"missing": "drop"}, "data.missing: expected 'refuse', 'mean', 'median' or 'most_frequent', received "

@@ -43,11 +43,13 @@ def phases_of(training: TrainingConfig) -> list[Phase]:
     """
     if not training.phases:
         return [Phase(0, 0, training.epochs, None, True)]
-    ends = [phase.from_epoch for phase in training.phases[1:]] + [training.epochs]
+    # A run may be too short for its last phases, when it is tried out for an epoch for instance.
+    reached = [phase for phase in training.phases if phase.from_epoch < training.epochs]
+    ends = [phase.from_epoch for phase in reached[1:]] + [training.epochs]
     last = len(ends) - 1
     return [
         Phase(index, config.from_epoch, end, config, index == last)
-        for index, (config, end) in enumerate(zip(training.phases, ends, strict=True))
+        for index, (config, end) in enumerate(zip(reached, ends, strict=True))
     ]
 
 
