@@ -11,9 +11,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras' batch normalisation of images, channels last, by TensorFlow's fused operation.
 
     Weights, names and results are those of Keras' layer. That one computes mean and variance apart, in float32 also
-    where everything else is bfloat16, and goes through the images about ten times; the fused operation reads them as
-    they are, with float32 statistics. A ResNet50's training step in bfloat16 takes less than half the time of Keras' (see
-    `benchmarks/resnet_training.py`).
+    where everything else is bfloat16; the fused operation reads the images as they are, with float32 statistics. A
+    ResNet50's training step in bfloat16 takes less than half the time so (see `benchmarks/resnet_training.py`).
 
     On several replicas the statistics are those of the whole batch, as with `synchronized=True`.
 
