@@ -24,10 +24,12 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from serving.core import find_servable
 from serving.errors import Code, ServingError, UsageError, status_text
+from serving.inference.call import check_model_spec
+from serving.inference.predict import predict_call
 from serving.manager import Manager
 from serving.model_info import get_model_metadata, get_model_status
-from serving.predict import predict
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,14 @@ MAX_MESSAGE_BYTES = 2**31 - 1
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 Answer = Callable[[Manager, Any], Any]
+
+
+def predict(manager: Manager, request: Any) -> Any:
+    """Answers a PredictRequest."""
+    with find_servable(manager, check_model_spec(request)) as servable:
+        run, respond = predict_call(servable.name, servable.version, servable.model, request)
+        return respond(servable.model.run(run.feeds, run.fetches, run.values))
+
 
 # (service, call, request class, how it is answered); None = known, and not served yet.
 CALLS: tuple[tuple[str, str, Any, Answer | None], ...] = (

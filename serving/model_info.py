@@ -6,9 +6,10 @@ from typing import Any
 
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
+from serving.core import find_servable
 from serving.errors import Code, ServingError, status_text
+from serving.inference.call import check_model_spec
 from serving.manager import Manager
-from serving.predict import find_servable
 
 SIGNATURE_FIELD = "signature_def"
 
@@ -33,7 +34,7 @@ def get_model_metadata(manager: Manager, request: Any) -> Any:
     for name in request.metadata_field:
         if name != SIGNATURE_FIELD:
             raise ServingError(Code.INVALID_ARGUMENT, f"Metadata field {name} is not supported")
-    with find_servable(manager, request) as servable:
+    with find_servable(manager, check_model_spec(request)) as servable:
         signatures = get_model_metadata_pb2.SignatureDefMap()
         for key, signature in servable.model.signatures.items():
             signatures.signature_def[key].CopyFrom(signature)

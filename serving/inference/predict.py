@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,70 +10,70 @@ from tensorflow_serving.apis import predict_pb2
 
 from serving.engine import LoadedModel
 from serving.errors import Code, ServingError
-from serving.manager import Manager
-from serving.servable import Servable
+from serving.inference.call import GraphRun, Respond
 from serving.tensors import BY_ENUM, BY_NUMPY, dtype_name, from_proto, to_proto_bytes
 
 DEFAULT_SIGNATURE = "serving_default"
 
 
-def predict(manager: Manager, request: Any) -> Any:
-    """Answers a PredictRequest.
+def predict_call(name: str, version: int, model: LoadedModel, request: Any) -> tuple[GraphRun, Respond]:
+    """Reads a PredictRequest.
 
     Args:
-        manager: Where the models are.
+        name: The model's name, for the response.
+        version: The version that answers.
+        model: The loaded version.
         request: A `PredictRequest`, untrusted.
 
     Returns:
-        A `PredictResponse` that names the model, the version and the signature that answered, never the label.
+        The run of the graph, and what makes the `PredictResponse` from its results. The response names the model, the
+        version and the signature that answered, never the label.
 
     Raises:
-        ServingError: One of the contract's errors, or what an op in the graph said.
+        ServingError: One of the contract's errors.
     """
-    with find_servable(manager, request) as servable:
-        model: LoadedModel = servable.model
-        signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-        signature = model.signatures.get(signature_name)
-        if signature is None:
-            raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{signature_name}" not found.')
-        _check_input_count(signature, request)
-        aliases, values = _inputs(signature, request)
-        outputs = _output_aliases(signature, request.output_filter)
-        _check_dtypes(model, signature, aliases, values)
-        results = model.run(
-            tuple(signature.inputs[alias].name for alias in aliases),
-            tuple(signature.outputs[alias].name for alias in outputs),
-            values,
-        )
+    signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+    signature = model.signatures.get(signature_name)
+    if signature is None:
+        raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{signature_name}" not found.')
+    _check_input_count(signature, request)
+    aliases, values = _inputs(signature, request)
+    outputs = _output_aliases(signature, request.output_filter)
+    run = make_run(model, signature_name, dict(zip(aliases, values, strict=True)), outputs)
+
+    def respond(results: list[np.ndarray]) -> Any:
         response = predict_pb2.PredictResponse()
-        response.model_spec.name = request.model_spec.name
-        response.model_spec.version.value = servable.version
+        response.model_spec.name = name
+        response.model_spec.version.value = version
         response.model_spec.signature_name = signature_name
         for alias, result in zip(outputs, results, strict=True):
             _write_output(response.outputs[alias], alias, result)
         return response
 
+    return run, respond
 
-def find_servable(manager: Manager, request: Any) -> Servable:
-    """The version that a request's `model_spec` names, to use in a `with` block.
+
+def make_run(
+    model: LoadedModel, signature_name: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+) -> GraphRun:
+    """The run of a signature on arrays.
 
     Args:
-        manager: Where the models are.
-        request: Any request of the protocol with a `model_spec`.
+        model: The loaded version.
+        signature_name: One of its signatures.
+        inputs: `{input name: array}` for every input of the signature, in sorted order of the names.
+        outputs: Names of the outputs to compute.
 
     Raises:
-        ServingError: No spec, no name, an unknown label, model or version.
+        ServingError: INVALID_ARGUMENT, an array has another dtype than the graph expects.
     """
-    if not request.HasField("model_spec"):
-        raise ServingError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
-    spec = request.model_spec
-    if not spec.name:
-        raise ServingError(Code.INVALID_ARGUMENT, "ModelSpec has no name specified.")
-    choice = spec.WhichOneof("version_choice")
-    return manager.lease(
-        spec.name,
-        version=spec.version.value if choice == "version" else None,
-        label=spec.version_label if choice == "version_label" else None,
+    signature = model.signatures[signature_name]
+    _check_dtypes(model, signature, inputs)
+    return GraphRun(
+        signature_name,
+        tuple(signature.inputs[alias].name for alias in inputs),
+        tuple(signature.outputs[alias].name for alias in outputs),
+        list(inputs.values()),
     )
 
 
@@ -133,9 +133,9 @@ def _output_aliases(signature: Any, output_filter: Iterable[str]) -> list[str]:
     return sorted(wanted or signature.outputs)
 
 
-def _check_dtypes(model: LoadedModel, signature: Any, aliases: list[str], values: list[np.ndarray]) -> None:
+def _check_dtypes(model: LoadedModel, signature: Any, inputs: Mapping[str, np.ndarray]) -> None:
     # The callable would refuse a wrong dtype too, but in other words than those clients know.
-    for index, (alias, value) in enumerate(zip(aliases, values, strict=True)):
+    for index, (alias, value) in enumerate(inputs.items()):
         expected, sent = model.input_dtype(signature.inputs[alias]), BY_NUMPY[value.dtype]
         if sent is not BY_ENUM.get(expected):
             raise ServingError(

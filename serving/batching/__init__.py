@@ -1,0 +1,1 @@
+"""How requests become runs of graphs: queues, batches, threads."""
