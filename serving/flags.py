@@ -21,24 +21,59 @@ def _flag(default: Any, help_text: str, low: float | None = None, high: float | 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Every flag that has an effect, under TensorFlow Serving's names (`host` and `drain_timeout_seconds` are ours)."""
+    """Every flag that has an effect, under TensorFlow Serving's names where it has them.
+
+    Ours are host, insecure_public, saved_model_tags' default, adaptive_batching, the limits (max_…), tokens, trusted
+    keys, logs and drain_timeout_seconds.
+    """
 
     port: int = _flag(8500, "TCP port for gRPC; 0 picks a free one and prints it.", 0, 65535)
+    rest_api_port: int = _flag(0, "TCP port for REST; 0 = no REST.", 0, 65535)
     host: str = _flag("127.0.0.1", "Address to listen on. Loopback unless you say otherwise (0.0.0.0 = every network).")
+    insecure_public: bool = _flag(False, "Allow a --host beyond this machine without TLS and tokens.")
     grpc_socket_path: str = _flag("", "Listen for gRPC on this UNIX socket too.")
     grpc_channel_arguments: str = _flag("", "gRPC server arguments, e.g. grpc.max_connection_age_ms=2000,name=value.")
-    grpc_max_threads: int = _flag(0, "Threads that answer gRPC calls; 0 = four per core, at least 16.", 0)
-    rest_api_port: int = _flag(0, "Port for REST; accepted, but REST is not served yet.", 0, 65535)
     model_name: str = _flag("default", "Name of the model (ignored with --model_config_file).")
     model_base_path: str = _flag("", "Absolute directory with numbered version folders (ignored with a config file).")
     model_config_file: str = _flag("", "Text ModelServerConfig with several models and their version policies.")
+    model_config_file_poll_wait_seconds: float = _flag(0.0, "Seconds between looks at that file; 0 = read once.", 0)
     file_system_poll_wait_seconds: float = _flag(1.0, "Seconds between looks for new versions; 0 = only once.", 0)
     saved_model_tags: str = _flag("serve", "Comma-separated tags of the graph to load from the SavedModel.")
+    max_num_load_retries: int = _flag(5, "How often to try again a version that failed to load.", 0)
+    load_retry_interval_micros: int = _flag(60_000_000, "Microseconds between such tries.", 0)
+    num_load_threads: int = _flag(0, "Threads that load versions; 0 = one.", 0)
+    enable_model_warmup: bool = _flag(True, "Replay a version's tf_serving_warmup_requests before it is available.")
+    num_request_iterations_for_warmup: int = _flag(1, "How often each of them is replayed.", 1)
+    allow_version_labels_for_unavailable_models: bool = _flag(
+        False, "Accept a label's first assignment to a version that is not available yet."
+    )
+    force_allow_any_version_labels_for_unavailable_models: bool = _flag(
+        False, "Accept any label for a version that is not available."
+    )
+    enable_batching: bool = _flag(False, "Batch requests by --batching_parameters_file, for every model.")
+    batching_parameters_file: str = _flag("", "Text BatchingParameters; needs --enable_batching.")
+    adaptive_batching: bool = _flag(
+        True, "Without --enable_batching: let requests that wait for a busy model share its next run."
+    )
+    max_queue_seconds: float = _flag(8.0, "Refuse a request that would wait longer than this for its model.", 0.001)
+    max_concurrent_requests: int = _flag(1000, "Refuse requests beyond so many at once.", 1)
+    max_request_bytes: int = _flag(100_000_000, "Largest REST body, in bytes.", 1024)
+    rest_api_timeout_in_ms: int = _flag(30_000, "Time for a REST request, from its first byte to its answer.", 1)
+    rest_api_enable_cors_support: bool = _flag(False, "Answer browsers of other origins.")
+    max_connections: int = _flag(4096, "REST connections at once.", 1)
     tensorflow_session_parallelism: int = _flag(0, "Sets both of the following.", 0)
     tensorflow_intra_op_parallelism: int = _flag(0, "Threads in one op; 0 = chosen by TensorFlow.", 0)
     tensorflow_inter_op_parallelism: int = _flag(
         0, "Ops of one request that run at once; 0 = in the request's own thread.", 0
     )
+    ssl_config_file: str = _flag("", "Text SSLConfig with key and certificates inline: TLS on both ports.")
+    auth_tokens_file: str = _flag("", "JSON file of hashed bearer tokens (python -m serving.security.tokens).")
+    trusted_keys_file: str = _flag("", "PEM public keys (Ed25519) whose signatures of exports are trusted.")
+    require_signed_manifest: bool = _flag(False, "Load only versions with a manifest signed by a trusted key.")
+    monitoring_config_file: str = _flag("", "Text MonitoringConfig: path of the Prometheus metrics, or none.")
+    access_log_file: str = _flag("", "Write one JSON line for each request to this file; - = standard output.")
+    request_log_prefix: str = _flag("", "Write samples of requests and answers to files that begin like this.")
+    request_log_sampling_rate: float = _flag(0.01, "Share of the requests to write.", 0, 1)
     drain_timeout_seconds: float = _flag(30.0, "On SIGTERM, seconds that requests under way may still take.", 0)
     version: bool = _flag(False, "Print the versions and exit.")
     help: bool = _flag(False, "Print this text and exit.")
@@ -47,20 +82,15 @@ class ServerOptions:
 # Flags of TensorFlow Serving that are accepted and have no effect (yet), so that its command lines start this server.
 IGNORED_BOOLEANS = frozenset(
     {
-        "allow_version_labels_for_unavailable_models",
-        "enable_batching",
         "enable_grpc_healthcheck_service",
-        "enable_model_warmup",
         "enable_per_model_batching_parameters",
         "enable_profiler",
         "enable_serialization_as_tensor_content",
         "enable_signature_method_name_check",
         "enforce_session_run_timeout",
         "flush_filesystem_caches",
-        "force_allow_any_version_labels_for_unavailable_models",
         "prefer_tflite_model",
         "remove_unused_fields_from_bundle_metagraph",
-        "rest_api_enable_cors_support",
         "skip_initialize_tpu",
         "use_tflite_model",
         "xla_cpu_compilation_enabled",
@@ -68,14 +98,8 @@ IGNORED_BOOLEANS = frozenset(
 )
 IGNORED_VALUES = frozenset(
     {
-        "batching_parameters_file",
-        "load_retry_interval_micros",
-        "max_num_load_retries",
+        "grpc_max_threads",
         "mixed_precision",
-        "model_config_file_poll_wait_seconds",
-        "monitoring_config_file",
-        "num_load_threads",
-        "num_request_iterations_for_warmup",
         "num_tflite_interpreters",
         "num_tflite_interpreters_per_pool",
         "num_tflite_pools",
@@ -83,8 +107,6 @@ IGNORED_VALUES = frozenset(
         "per_process_gpu_memory_fraction",
         "platform_config_file",
         "rest_api_num_threads",
-        "rest_api_timeout_in_ms",
-        "ssl_config_file",
         "thread_pool_factory_config_file",
     }
 )
@@ -144,7 +166,8 @@ def help_text() -> str:
         shown = "" if default in ("", False) else f" (default {default:g})" if isinstance(default, float) else ""
         if not shown and default not in ("", False):
             shown = f" (default {default})"
-        lines.append(f"  --{item.name:<34}{item.metadata['help']}{shown}")
+        # Names longer than the column push their text to the right; a space always stands between.
+        lines.append(f"  --{item.name:<35} {item.metadata['help']}{shown}")
     ignored = ", ".join(sorted(IGNORED_BOOLEANS | IGNORED_VALUES))
     return "\n".join([*lines, "", f"Accepted with a warning, without effect: {ignored}."])
 

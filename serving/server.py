@@ -118,7 +118,6 @@ def serve(options: ServerOptions, warnings: Sequence[str] = ()) -> None:
             options.port,
             options.grpc_socket_path,
             options.grpc_channel_arguments,
-            options.grpc_max_threads,
         )
         server.start()
         sys.stdout.write(f"Running gRPC ModelServer at {server.address} ...\n")
