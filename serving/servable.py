@@ -47,6 +47,15 @@ class Servable:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Counts one user less."""
+        self.leave()
+
+    def stay(self) -> None:
+        """Counts one more user while another is inside, even if the version is being unloaded already."""
+        with self._changed:
+            self._users += 1
+
+    def leave(self) -> None:
+        """Counts one user less."""
         with self._changed:
             self._users -= 1
             if not self._users:

@@ -1,0 +1,190 @@
+"""Queues of requests for one call of one model: TensorFlow Serving's, and ours that adapts itself.
+
+Both live on the event loop alone. A queue says which requests run next; threads and time are the runner's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+
+from serving.batching.batch import Task
+from serving.batching.parameters import BatchingParameters
+from serving.errors import Code, ServingError
+
+# A shared run should not make its requests wait longer than this for each other.
+_LONGEST_SHARED_RUN_SECONDS = 0.05
+_FIRST_BATCH_ROWS, _LARGEST_BATCH_ROWS = 32, 512
+# Below this a second thread costs more, in waiting for Python's lock, than it gains.
+_SHORT_RUN_SECONDS = 0.002
+# Runs that cannot be shared wait for nobody: as many at once as TensorFlow Serving has threads for requests.
+_APART_AT_ONCE = max(16, 4 * (os.cpu_count() or 1))
+_PROFILE_WEIGHT = 0.2  # of the newest run in the moving averages
+# So few requests are always let in: what is known of a model's speed may be wrong at first.
+_ALWAYS_WELCOME = 16
+
+
+class ParameterQueue:
+    """Batches as TensorFlow Serving forms them with `--enable_batching`.
+
+    Requests fill the last batch; one that does not fit opens the next. A batch may run when it is full, or its first
+    request has waited for the timeout.
+    """
+
+    def __init__(self, parameters: BatchingParameters) -> None:
+        """An empty queue."""
+        self._parameters = parameters
+        self._batches: deque[list[Task]] = deque()
+        self._open_rows = 0
+
+    def offer(self, task: Task) -> None:
+        """Queues a request.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, it is larger than a batch; UNAVAILABLE, the queue is full.
+        """
+        limit = self._parameters.max_batch_size
+        if task.rows > limit:
+            raise ServingError(
+                Code.INVALID_ARGUMENT, f"Task size {task.rows} is larger than maximum input batch size {limit}"
+            )
+        if not self._batches or self._open_rows + task.rows > limit:
+            if len(self._batches) >= self._parameters.max_enqueued_batches:
+                raise ServingError(
+                    Code.UNAVAILABLE,
+                    "The batch scheduling queue to which this task was submitted is full; currently "
+                    f"{len(self._batches)} batches enqueued and max_enqueued_batches is "
+                    f"{self._parameters.max_enqueued_batches}",
+                )
+            self._batches.append([])
+            self._open_rows = 0
+        self._batches[-1].append(task)
+        self._open_rows += task.rows
+
+    def ready_in(self, now: float) -> float | None:
+        """Seconds until a batch may run, 0 = now; None = nothing waits."""
+        if not self._batches:
+            return None
+        if len(self._batches) > 1 or self._open_rows >= self._parameters.max_batch_size:
+            return 0.0
+        return max(0.0, self._batches[0][0].queued + self._parameters.timeout_seconds - now)
+
+    def take(self) -> list[Task]:
+        """The next batch, without the requests that nobody waits for any more."""
+        batch = self._batches.popleft()
+        return [task for task in batch if task.wanted]
+
+    def __len__(self) -> int:
+        """Requests that wait."""
+        return sum(map(len, self._batches))
+
+
+class AdaptiveQueue:
+    """Requests that wait while their model is busy share its next run; an idle model is never waited for.
+
+    Batches grow with the load by themselves: nothing is delayed to fill one. How many rows share a run follows from how
+    long rows have taken. Only calls whose inputs and outputs all have a free first dimension are shared, and only
+    after a first shared run gave what separate runs gave (`shared_run_is_right`).
+
+    Attributes:
+        running: Runs under way.
+        shareable: Whether requests may share a run; None = still to be tried.
+    """
+
+    def __init__(self, shareable: bool, max_wait_seconds: float) -> None:
+        """An empty queue.
+
+        Args:
+            shareable: Whether the signature allows shared runs.
+            max_wait_seconds: Requests that would wait longer are refused.
+        """
+        self.running = 0
+        self.shareable: bool | None = None if shareable else False
+        self._max_wait_seconds = max_wait_seconds
+        self._waiting: deque[Task] = deque()
+        self._runs = 0
+        self._run_seconds = 0.0
+        self._row_seconds = 0.0
+
+    def offer(self, task: Task, model: str, now: float) -> None:
+        """Queues a request.
+
+        Args:
+            task: The request.
+            model: The model's name, for the error.
+            now: `time.monotonic()`.
+
+        Raises:
+            ServingError: UNAVAILABLE, it would wait too long.
+        """
+        if len(self._waiting) >= _ALWAYS_WELCOME:
+            wait = self.expected_wait()
+            patience = self._max_wait_seconds
+            if task.deadline is not None:
+                patience = min(patience, task.deadline - now)
+            if wait > patience:
+                raise ServingError(
+                    Code.UNAVAILABLE,
+                    f"The queue of model {model} is full: {len(self._waiting)} requests wait, about {wait:.1f} seconds "
+                    "of work; try again later",
+                )
+        self._waiting.append(task)
+
+    def expected_wait(self) -> float:
+        """Seconds until a request that came now would run, as far as earlier runs tell."""
+        if self.shareable is False:
+            return len(self._waiting) * self._run_seconds / min(_APART_AT_ONCE, os.cpu_count() or 1)
+        return sum(task.rows for task in self._waiting) * self._row_seconds
+
+    @property
+    def free(self) -> bool:
+        """Whether something waits and another run may start."""
+        return bool(self._waiting) and self.running < self._limit
+
+    @property
+    def _limit(self) -> int:
+        if self.shareable is False:
+            return _APART_AT_ONCE
+        return 1 if self._runs and self._run_seconds < _SHORT_RUN_SECONDS else max(2, os.cpu_count() or 1)
+
+    def take(self) -> list[Task]:
+        """The requests of the next run: the first that waits, and those of the same shapes that fit."""
+        while self._waiting:
+            first = self._waiting.popleft()
+            if not first.wanted:
+                continue
+            if self.shareable is False or not self._waiting:
+                return [first]
+            return [first, *self._companions(first)]
+        return []
+
+    def _companions(self, first: Task) -> list[Task]:
+        rows, limit = first.rows, _FIRST_BATCH_ROWS
+        if self._row_seconds:
+            limit = min(_LARGEST_BATCH_ROWS, int(_LONGEST_SHARED_RUN_SECONDS / self._row_seconds))
+        companions: list[Task] = []
+        left: deque[Task] = deque()
+        while self._waiting:
+            task = self._waiting.popleft()
+            if not task.wanted:
+                continue
+            if task.shapes == first.shapes and rows + task.rows <= limit:
+                companions.append(task)
+                rows += task.rows
+            else:
+                left.append(task)
+        self._waiting = left
+        return companions
+
+    def note_run(self, rows: int, seconds: float) -> None:
+        """Learns from a run. The first is left out: it prunes and optimises the graph."""
+        self._runs += 1
+        if self._runs == 2:
+            self._run_seconds, self._row_seconds = seconds, seconds / max(1, rows)
+        elif self._runs > 2:
+            self._run_seconds += _PROFILE_WEIGHT * (seconds - self._run_seconds)
+            self._row_seconds += _PROFILE_WEIGHT * (seconds / max(1, rows) - self._row_seconds)
+
+    def __len__(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
