@@ -123,7 +123,7 @@ class LoadedModel:
         """
         tf = tensorflow()
         try:
-            return self._callable(feeds, fetches)(*values)
+            return [_as_array(value) for value in self._callable(feeds, fetches)(*values)]
         except tf.errors.OpError as error:
             raise ServingError(Code(error.error_code), error.message) from error
 
@@ -147,6 +147,13 @@ class LoadedModel:
             return int(self._session.graph.get_tensor_by_name(tensor_name).dtype.as_datatype_enum)
         except (KeyError, ValueError):
             return declared
+
+
+def _as_array(value: Any) -> np.ndarray:
+    """What was fetched as an array: scalars come as numpy's or, where they are strings, as Python's."""
+    if isinstance(value, np.ndarray):
+        return value
+    return np.array(value, dtype=object if isinstance(value, bytes) else None)
 
 
 def load_model(directory: Path, options: EngineOptions = EngineOptions()) -> LoadedModel:

@@ -36,6 +36,21 @@ def test_threads_can_be_chosen(exported):
     model.close()
 
 
+def test_scalars_are_arrays_of_their_dtype(tmp_path):
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [], name="x")
+        outputs = {"text": tf.strings.as_string(x, 1), "double": x * 2, "flag": x > 1}
+        v1.saved_model.simple_save(session, str(tmp_path / "1"), {"x": x}, outputs)
+    model = load_model(tmp_path / "1")
+    infos = model.signatures["serving_default"].outputs
+    results = model.run(("x:0",), tuple(infos[name].name for name in sorted(outputs)), [np.float32(1.5)])
+    assert [(type(result), result.shape) for result in results] == [(np.ndarray, ())] * 3
+    assert [str(result.dtype) for result in results] == ["float32", "bool", "object"]
+    assert [result.item() for result in results] == [3.0, True, b"1.5"]
+    model.close()
+
+
 def test_unknown_tags_are_an_error_that_names_them(exported):
     with pytest.raises(ServingError, match="nosuchtag"):
         load_model(exported / "linear", EngineOptions(tags=("nosuchtag",)))
