@@ -158,7 +158,7 @@ class Metrics:
             queued_microseconds: How long the request waited; several values for several requests.
         """
         self._batch_size.observe((model,), rows)
-        waits = queued_microseconds if isinstance(queued_microseconds, Iterable) else (queued_microseconds,)
+        waits = (queued_microseconds,) if isinstance(queued_microseconds, int | float) else queued_microseconds
         for wait in waits:
             self._queuing_latency.observe((model, model), wait)
 
