@@ -1,0 +1,1 @@
+"""Files to run the server in containers, and the two small commands that they need. See README.md."""
