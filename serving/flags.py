@@ -28,7 +28,7 @@ class ServerOptions:
     """
 
     port: int = _flag(8500, "TCP port for gRPC; 0 picks a free one and prints it.", 0, 65535)
-    rest_api_port: int = _flag(0, "TCP port for REST; 0 = no REST.", 0, 65535)
+    rest_api_port: int = _flag(0, "TCP port for REST; 0 = no REST, -1 = a free one.", -1, 65535)
     host: str = _flag("127.0.0.1", "Address to listen on. Loopback unless you say otherwise (0.0.0.0 = every network).")
     insecure_public: bool = _flag(False, "Allow a --host beyond this machine without TLS and tokens.")
     grpc_socket_path: str = _flag("", "Listen for gRPC on this UNIX socket too.")

@@ -1,19 +1,23 @@
 """The gRPC face: a table of calls, the errors' way to the wire, and the server with its ports.
 
-The calls are registered from a table rather than through the generated servicer classes: a call that is not served
-yet answers UNIMPLEMENTED with a sentence, where the generated classes log a traceback at every such request.
+The calls are registered from a table rather than through the generated servicer classes, and take the message as
+bytes: what cannot be parsed is the client's mistake and answered as one, where gRPC's own answer is INTERNAL and a
+traceback in the log.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -24,12 +28,16 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving.core import find_servable
+from serving.core import Core, infer, known_model
 from serving.errors import Code, ServingError, UsageError, status_text
-from serving.inference.call import check_model_spec
+from serving.inference.call import MakeCall, check_model_spec
+from serving.inference.classify import classify_call
+from serving.inference.multi_inference import multi_inference_call, multi_inference_spec
 from serving.inference.predict import predict_call
-from serving.manager import Manager
+from serving.inference.regress import regress_call
 from serving.model_info import get_model_metadata, get_model_status
+from serving.operations.access_log import request_id
+from serving.operations.request_log import prediction_log
 
 logger = logging.getLogger(__name__)
 
@@ -37,32 +45,84 @@ PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
 MAX_MESSAGE_BYTES = 2**31 - 1
 
+# A client that opens a connection and says nothing is let go after this.
+_HANDSHAKE_MILLISECONDS = 10_000
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-Answer = Callable[[Manager, Any], Any]
-
-
-def predict(manager: Manager, request: Any) -> Any:
-    """Answers a PredictRequest."""
-    with find_servable(manager, check_model_spec(request)) as servable:
-        run, respond = predict_call(servable.name, servable.version, servable.model, request)
-        return respond(servable.model.run(run.feeds, run.fetches, run.values))
+Facts = dict[str, Any]
 
 
-# (service, call, request class, how it is answered); None = known, and not served yet.
-CALLS: tuple[tuple[str, str, Any, Answer | None], ...] = (
-    (PREDICTION_SERVICE, "Predict", predict_pb2.PredictRequest, predict),
-    (PREDICTION_SERVICE, "GetModelMetadata", get_model_metadata_pb2.GetModelMetadataRequest, get_model_metadata),
-    (PREDICTION_SERVICE, "Classify", classification_pb2.ClassificationRequest, None),
-    (PREDICTION_SERVICE, "Regress", regression_pb2.RegressionRequest, None),
-    (PREDICTION_SERVICE, "MultiInference", inference_pb2.MultiInferenceRequest, None),
-    (MODEL_SERVICE, "GetModelStatus", get_model_status_pb2.GetModelStatusRequest, get_model_status),
-    (MODEL_SERVICE, "HandleReloadConfigRequest", model_management_pb2.ReloadConfigRequest, None),
-)
+@dataclass(frozen=True)
+class Call:
+    """One call of the protocol.
+
+    Attributes:
+        service: The service's full name.
+        name: The call's name.
+        request_class: The message that it takes.
+        action: What a token must allow.
+        answer: `(core, request, deadline, facts)` to the response.
+    """
+
+    service: str
+    name: str
+    request_class: Any
+    action: Literal["infer", "read", "admin"]
+    answer: Callable[[Core, Any, float | None, Facts], Awaitable[Any]]
+
+
+def _inference(
+    api: str, make_call: MakeCall, find_spec: Callable[[Any], Any] = check_model_spec
+) -> Callable[[Core, Any, float | None, Facts], Awaitable[Any]]:
+    async def answer(core: Core, request: Any, deadline: float | None, facts: Facts) -> Any:
+        response = await infer(core, api, find_spec(request), make_call, request, deadline, facts)
+        if core.request_log.wanted(facts["model"]):
+            core.request_log.log(facts["model"], prediction_log(request, response))
+        return response
+
+    return answer
+
+
+async def _metadata(core: Core, request: Any, deadline: float | None, facts: Facts) -> Any:
+    return get_model_metadata(core.manager, request)
+
+
+async def _status(core: Core, request: Any, deadline: float | None, facts: Facts) -> Any:
+    return get_model_status(core.manager, request)
+
+
+async def _reload(core: Core, request: Any, deadline: float | None, facts: Facts) -> Any:
+    from serving.reload import reload_config
+
+    return await asyncio.to_thread(reload_config, core.manager, request)
+
+
+CALLS = (
+    Call(
+        PREDICTION_SERVICE, "Predict", predict_pb2.PredictRequest, "infer",
+        _inference("Predict", predict_call),
+    ),
+    Call(
+        PREDICTION_SERVICE, "Classify", classification_pb2.ClassificationRequest, "infer",
+        _inference("Classify", classify_call),
+    ),
+    Call(
+        PREDICTION_SERVICE, "Regress", regression_pb2.RegressionRequest, "infer",
+        _inference("Regress", regress_call),
+    ),
+    Call(
+        PREDICTION_SERVICE, "MultiInference", inference_pb2.MultiInferenceRequest, "infer",
+        _inference("MultiInference", multi_inference_call, multi_inference_spec),
+    ),
+    Call(
+        PREDICTION_SERVICE, "GetModelMetadata", get_model_metadata_pb2.GetModelMetadataRequest, "read", _metadata
+    ),
+    Call(MODEL_SERVICE, "GetModelStatus", get_model_status_pb2.GetModelStatusRequest, "read", _status),
+    Call(MODEL_SERVICE, "HandleReloadConfigRequest", model_management_pb2.ReloadConfigRequest, "admin", _reload),
+)  # fmt: skip
 
 
 class GrpcServer:
-    """A gRPC server over a manager: bound when made, answering after `start`, drained by `stop`.
+    """A gRPC server over a core, on the running event loop: bound when made, answering after `start`.
 
     Attributes:
         address: What clients connect to, e.g. `127.0.0.1:8500`, with the port that was really taken.
@@ -70,22 +130,24 @@ class GrpcServer:
 
     def __init__(
         self,
-        manager: Manager,
+        core: Core,
         host: str,
         port: int,
         socket_path: str = "",
         channel_arguments: str = "",
-        max_threads: int = 0,
+        credentials: grpc.ServerCredentials | None = None,
+        max_streams: int = 1000,
     ) -> None:
         """Binds the ports.
 
         Args:
-            manager: Where the models are.
+            core: The server's parts.
             host: Address to listen on.
             port: TCP port; 0 = a free one.
-            socket_path: A UNIX socket to listen on too; empty = none.
+            socket_path: A UNIX socket to listen on too, without TLS; empty = none.
             channel_arguments: `name=value,name=value` for gRPC itself; they win over ours.
-            max_threads: Requests answered at once; 0 = four per core, at least 16.
+            credentials: TLS for the TCP port; None = plain text.
+            max_streams: Requests at once on one connection; more wait at the client.
 
         Raises:
             UsageError: The address is taken or no address, or the channel arguments are not `name=value`.
@@ -95,38 +157,40 @@ class GrpcServer:
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MILLISECONDS),
+            ("grpc.max_concurrent_streams", max_streams),
             *parse_channel_arguments(channel_arguments),
         ]
-        threads = max_threads or max(16, 4 * (os.cpu_count() or 1))
-        self._server = grpc.server(ThreadPoolExecutor(threads, thread_name_prefix="grpc"), options=options)
-        self._server.add_generic_rpc_handlers(_handlers(manager))
-        self._health = health.HealthServicer()  # its Watch streams hold none of the threads above
+        self._server = grpc.aio.server(options=options)
+        self._server.add_generic_rpc_handlers(_handlers(core))
+        self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        services = (PREDICTION_SERVICE, MODEL_SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(services, self._server)
         bracketed = f"[{host}]" if ":" in host else host
-        self.address = f"{bracketed}:{self._bind(f'{bracketed}:{port}')}"
+        self.address = f"{bracketed}:{self._bind(f'{bracketed}:{port}', credentials)}"
         if socket_path:
-            self._bind(f"unix:{socket_path}")
+            self._bind(f"unix:{socket_path}", None)
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Begins to answer; the health service says SERVING for the server ("") and for both services."""
-        self._server.start()
+        await self._server.start()
         for service in ("", PREDICTION_SERVICE, MODEL_SERVICE):
-            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
-    def stop(self, grace_seconds: float) -> Any:
+    async def stop(self, grace_seconds: float) -> None:
         """Refuses new requests at once and lets those under way finish.
 
         Args:
             grace_seconds: How long; what is still running then is cancelled.
-
-        Returns:
-            A `threading.Event`, set when the last request has ended. Calling again with less time shortens the wait.
         """
-        self._health.enter_graceful_shutdown()
-        return self._server.stop(grace_seconds)
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_seconds)
 
-    def _bind(self, address: str) -> int:
+    def _bind(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
         try:
+            if credentials is not None:
+                return self._server.add_secure_port(address, credentials)
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise UsageError(f"cannot listen on {address}: it is in use or no address of this machine") from error
@@ -154,29 +218,92 @@ def parse_channel_arguments(text: str) -> list[tuple[str, int | str]]:
     return arguments
 
 
-def _handlers(manager: Manager) -> tuple[grpc.GenericRpcHandler, ...]:
+def _handlers(core: Core) -> tuple[grpc.GenericRpcHandler, ...]:
     services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}
-    for service, call, request_class, answer in CALLS:
-        services.setdefault(service, {})[call] = grpc.unary_unary_rpc_method_handler(
-            _behaviour(manager, call, answer),
-            request_deserializer=request_class.FromString,
-            response_serializer=lambda response: response.SerializeToString(),
-        )
+    for call in CALLS:
+        services.setdefault(call.service, {})[call.name] = grpc.unary_unary_rpc_method_handler(_behaviour(core, call))
     return tuple(grpc.method_handlers_generic_handler(service, calls) for service, calls in services.items())
 
 
-def _behaviour(manager: Manager, call: str, answer: Answer | None) -> Callable[[Any, grpc.ServicerContext], Any]:
-    def behave(request: Any, context: grpc.ServicerContext) -> Any:
+def _behaviour(core: Core, call: Call) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]:
+    async def behave(message: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        started = time.perf_counter()
+        facts: Facts = {"request_bytes": len(message), "model": ""}
+        code, text, answer = Code.OK, "", b""
         try:
-            if answer is None:
-                raise ServingError(Code.UNIMPLEMENTED, f"{call} is not served by this server yet")
-            return answer(manager, request)
+            answer = await _answer(core, call, message, context, facts)
         except ServingError as error:
-            code, message = error.code, error.message
+            code, text = error.code, status_text(error.message)
+        except asyncio.CancelledError:
+            code = Code.CANCELLED  # the client has gone, or its deadline has passed
+            raise
         except Exception as error:
             # The boundary to the network: whatever goes wrong in us is logged in full here and told in brief there.
-            logger.exception("%s failed", call)
-            code, message = Code.INTERNAL, f"{call} failed: {type(error).__name__}"
-        context.abort(_STATUS_CODES[int(code)], status_text(message))
+            logger.exception("%s failed", call.name)
+            code, text = Code.INTERNAL, f"{call.name} failed: {type(error).__name__}"
+        finally:
+            seconds = time.perf_counter() - started
+            model = known_model(core, facts["model"])
+            core.metrics.request(model, call.name, "GRPC", code.name, seconds * 1e6)
+            if core.access_log.enabled:
+                _log_access(core, call, context, facts, code, seconds, len(answer))
+        if code != Code.OK:
+            await context.abort(_STATUS_CODES[int(code)], text)
+        return answer
 
     return behave
+
+
+async def _answer(core: Core, call: Call, message: bytes, context: grpc.aio.ServicerContext, facts: Facts) -> bytes:
+    facts["caller"] = caller = core.gate.authenticate(_metadata_value(context, "authorization"))
+    try:
+        request = call.request_class.FromString(message)
+    except DecodeError:
+        raise ServingError(Code.INVALID_ARGUMENT, f"the message is no {call.request_class.DESCRIPTOR.name}") from None
+    facts["model"] = model = _model_name(request)
+    core.gate.authorise(caller, call.action, model or None)
+    remaining = context.time_remaining()
+    deadline = None if remaining is None else time.monotonic() + remaining
+    with core.gate.admit(caller):
+        response = await call.answer(core, request, deadline, facts)
+    serialised: bytes = response.SerializeToString()
+    return serialised
+
+
+def _model_name(request: Any) -> str:
+    """The model that a request is about; of a reload none, of a MultiInference the first task's (they must agree)."""
+    if hasattr(request, "tasks"):
+        return request.tasks[0].model_spec.name if request.tasks else ""
+    return request.model_spec.name if hasattr(request, "model_spec") else ""
+
+
+def _metadata_value(context: grpc.aio.ServicerContext, key: str) -> str | None:
+    for name, value in context.invocation_metadata() or ():
+        if name == key and isinstance(value, str):
+            return value
+    return None
+
+
+def _log_access(
+    core: Core,
+    call: Call,
+    context: grpc.aio.ServicerContext,
+    facts: Facts,
+    code: Code,
+    seconds: float,
+    response_bytes: int,
+) -> None:
+    caller = facts.pop("caller", None)
+    core.access_log.log(
+        {
+            "request_id": request_id(_metadata_value(context, "x-request-id")),
+            "entrypoint": "GRPC",
+            "method": f"{call.service}/{call.name}",
+            **facts,
+            "code": code.name,
+            "latency_ms": round(seconds * 1e3, 3),
+            "response_bytes": response_bytes,
+            "peer": context.peer(),
+            "caller": caller.name if caller is not None else "",
+        }
+    )

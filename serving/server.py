@@ -1,16 +1,18 @@
 """`python -m serving.server`: TensorFlow Serving's command line, start and stop.
 
-    python -m serving.server --port=8500 --model_name=dense --model_base_path=/abs/exported/dense
+    python -m serving.server --port=8500 --rest_api_port=8501 --model_name=dense --model_base_path=/abs/exported/dense
 
-When the first models are loaded it prints `Running gRPC ModelServer at 127.0.0.1:8500 ...` on standard output.
-SIGTERM or SIGINT ends it: no new requests, those under way finish (at most --drain_timeout_seconds), exit code 0; a
-second signal does not wait. A user's mistake is one line on standard error and exit code 2.
+When the first models are loaded it prints `Running gRPC ModelServer at 127.0.0.1:8500 ...` on standard output, and
+`Exporting HTTP/REST API at:127.0.0.1:8501 ...` where REST is wanted. SIGTERM or SIGINT ends it: no new requests, those
+under way finish (at most --drain_timeout_seconds), exit code 0; a second signal does not wait. A user's mistake is one
+line on standard error and exit code 2.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
-import functools
 import gc
 import importlib.metadata
 import logging
@@ -19,24 +21,23 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from serving.assembly import Settings, make_core, read_settings
 from serving.errors import ServingError, UsageError
 from serving.flags import ServerOptions, help_text, parse_flags
-from serving.model_config import ModelConfig, read_model_config_file, single_model
 
 if TYPE_CHECKING:
-    from serving.grpc_service import GrpcServer
+    from serving.core import Core
 
 # Nothing above imports TensorFlow or gRPC: that takes seconds, and --help must not.
 
 logger = logging.getLogger("serving")
 
-# How long a signal waits to be seen at most.
-_SIGNAL_SECONDS = 0.5
-_LOOPBACK = ("127.", "localhost", "::1")
+# How long Python runs one thread while others wait. The default of 5 ms is what a request would wait for, again and
+# again, between the event loop and the threads that run graphs.
+_SWITCH_SECONDS = 0.0005
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(version_text() + "\n")
             return 0
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-        serve(options, warnings + option_warnings(options))
+        serve(options, warnings)
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -74,81 +75,109 @@ def serve(options: ServerOptions, warnings: Sequence[str] = ()) -> None:
     Raises:
         UsageError: Bad paths or configuration, a port that is taken, a model that cannot be loaded.
     """
-    stop, hurry = threading.Event(), threading.Event()
+    settings = read_settings(options)
+    if options.rest_api_port == options.port and options.port:
+        raise UsageError(f"--rest_api_port and --port are both {options.port}: give REST another port")
+    check_port(options.host, options.port)  # before the models: loading them may take minutes
+    if options.rest_api_port:
+        check_port(options.host, max(0, options.rest_api_port))
 
-    def on_signal(number: int, frame: object) -> None:
-        (hurry if stop.is_set() else stop).set()
+    from serving.operations.access_log import open_access_log
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-
-    configs = model_configs(options)
-    _check_port(options.host, options.port)  # before the models: loading them may take minutes
-    for warning in warnings:
+    access_log = open_access_log(options.access_log_file)
+    for warning in (*warnings, *settings.warnings):
         logger.warning("%s", warning)
 
-    from serving.engine import EngineOptions, load_model, tensorflow
+    from serving.engine import tensorflow
 
     tensorflow()  # first: the protocol's messages, imported next, load TensorFlow too, and without our settings
-    from serving.grpc_service import GrpcServer
-    from serving.manager import Manager
+    import uvloop
+
+    import serving.grpc_service  # noqa: F401
 
     # Unloading a model collects garbage. What has been imported by now lives for ever: leaving it out of the search
     # shortens each collection, during which no request is answered, from 200 ms to a few.
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(_SWITCH_SECONDS)
 
-    engine = EngineOptions(
-        tags=tuple(filter(None, options.saved_model_tags.split(","))),
-        intra_op_threads=options.tensorflow_intra_op_parallelism or options.tensorflow_session_parallelism,
-        inter_op_threads=options.tensorflow_inter_op_parallelism or options.tensorflow_session_parallelism,
-    )
-    manager = Manager(
-        configs, functools.partial(load_model, options=engine), poll_seconds=options.file_system_poll_wait_seconds
-    )
-    manager.start()
+    core = make_core(options, settings, access_log)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(options, settings, core))
+    access_log.close()
+    logger.info("stopped")
+
+
+async def _serve(options: ServerOptions, settings: Settings, core: Core) -> None:
+    """What `serve` does on the event loop."""
+    from serving.grpc_service import GrpcServer
+    from serving.security.tls import grpc_credentials, ssl_context
+
+    # The thread that waits for the models looks at `stop`, the event loop waits for `stopped`.
+    stop, stopped, hurry = threading.Event(), asyncio.Event(), asyncio.Event()
+    _on_signals(stop, stopped, hurry, core.access_log.reopen)
+    core.manager.start()
+    if settings.tokens is not None:
+        settings.tokens.start()
     try:
-        ready = manager.wait_until_available(stop)
+        ready = await asyncio.to_thread(core.manager.wait_until_available, stop)
     except ServingError as error:
         raise UsageError(f"Failed to start server. Error: {' '.join(error.message.split())}") from error
     if ready:
-        server = GrpcServer(
-            manager,
+        credentials = grpc_credentials(settings.tls) if settings.tls else None
+        grpc_server = GrpcServer(
+            core,
             options.host,
             options.port,
             options.grpc_socket_path,
             options.grpc_channel_arguments,
+            credentials,
+            options.max_concurrent_requests,
         )
-        server.start()
-        sys.stdout.write(f"Running gRPC ModelServer at {server.address} ...\n")
-        sys.stdout.flush()  # scripts wait for this line, through a pipe
-        # Python runs a signal's handler in this thread, and the system may hand the signal to another one: this one has
-        # to wake up by itself to see it.
-        while not stop.wait(timeout=_SIGNAL_SECONDS):
-            pass
+        rest = None
+        if options.rest_api_port:
+            from serving.rest.service import RestService
+
+            rest = RestService(core, options, settings.metrics_path)
+        await grpc_server.start()
+        sys.stdout.write(f"Running gRPC ModelServer at {grpc_server.address} ...\n")
+        if rest is not None:
+            listener = listen(options.host, max(0, options.rest_api_port))
+            await rest.start(listener, ssl_context(settings.tls) if settings.tls else None)
+            sys.stdout.write(f"Exporting HTTP/REST API at:{rest.address} ...\n")
+        sys.stdout.flush()  # scripts wait for these lines, through a pipe
+        await stopped.wait()
         logger.info("stopping: no new requests, waiting for those under way")
-        _drain(server, options.drain_timeout_seconds, hurry)
-    manager.close(timeout=1.0)
-    logger.info("stopped")
+        draining = [grpc_server.stop(options.drain_timeout_seconds)]
+        if rest is not None:
+            draining.append(rest.stop(options.drain_timeout_seconds))
+        done = asyncio.ensure_future(asyncio.gather(*draining))
+        hurried = asyncio.ensure_future(hurry.wait())
+        await asyncio.wait((done, hurried), return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            await grpc_server.stop(0)
+            done.cancel()
+        hurried.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await done
+    if settings.tokens is not None:
+        settings.tokens.close()
+    core.runner.close()
+    await asyncio.to_thread(core.request_log.close)
+    await asyncio.to_thread(core.manager.close, 1.0)
 
 
-def model_configs(options: ServerOptions) -> tuple[ModelConfig, ...]:
-    """The models to serve, with their directories checked.
+def _on_signals(
+    stop: threading.Event, stopped: asyncio.Event, hurry: asyncio.Event, reopen_logs: Callable[[], None]
+) -> None:
+    def end() -> None:
+        (hurry if stop.is_set() else stopped).set()
+        stop.set()
 
-    Raises:
-        UsageError: Neither a base path nor a config file, or one that is wrong, or a directory that is not there.
-    """
-    if options.model_config_file:
-        configs = read_model_config_file(Path(options.model_config_file))
-    elif options.model_base_path:
-        configs = (single_model(options.model_name, options.model_base_path),)
-    else:
-        raise UsageError("give --model_base_path=/abs/path (and --model_name), or --model_config_file=… (see --help)")
-    for config in configs:
-        if not config.base_path.is_dir():
-            what = "is not a directory" if config.base_path.exists() else "does not exist"
-            raise UsageError(f"base path {config.base_path} of model {config.name} {what}")
-    return configs
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    loop.add_signal_handler(signal.SIGHUP, reopen_logs)
 
 
 def version_text() -> str:
@@ -162,34 +191,37 @@ def version_text() -> str:
     return "\n".join(lines)
 
 
-def option_warnings(options: ServerOptions) -> list[str]:
-    """What the user should know about flags that do less, or more, than they may think."""
-    warnings = []
-    if options.rest_api_port:
-        warnings.append(f"--rest_api_port={options.rest_api_port}: REST is not served yet; only gRPC answers")
-    if not options.host.startswith(_LOOPBACK):
-        warnings.append(f"--host={options.host}: whoever reaches this address may use the models, without encryption")
-    return warnings
+def check_port(host: str, port: int) -> None:
+    """Refuses a TCP address that cannot be listened on, in words; gRPC's own error does not say why.
+
+    Raises:
+        UsageError: The address is taken, or none of this machine's.
+    """
+    listen(host, port).close()
 
 
-def _check_port(host: str, port: int) -> None:
-    """Refuses a TCP address that cannot be listened on, in words; gRPC's own error does not say why."""
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to a TCP address, not listening yet.
+
+    Args:
+        host: A name or an address.
+        port: 0 = a free one.
+
+    Raises:
+        UsageError: The address is taken, or none of this machine's.
+    """
+    listener = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        return listener
     except OSError as error:
+        if listener is not None:
+            listener.close()
         reason = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
         raise UsageError(f"cannot listen on {host}:{port}: {reason}") from None
-
-
-def _drain(server: GrpcServer, seconds: float, hurry: threading.Event) -> None:
-    """Waits for the requests under way, until a second signal or the end of the time."""
-    drained = server.stop(seconds)
-    while not drained.wait(timeout=0.1):
-        if hurry.is_set():
-            server.stop(0).wait()
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Runner:
         parameters: BatchingParameters | None = None,
         adaptive: bool = True,
         max_queue_seconds: float = 8.0,
-        on_batch: Callable[[str, int, float], None] = lambda model, rows, queued_microseconds: None,
+        on_batch: Callable[[str, int, list[float]], None] = lambda model, rows, queued_microseconds: None,
     ) -> None:
         """Starts no thread yet.
 
@@ -50,7 +50,7 @@ class Runner:
             parameters: TensorFlow Serving's batching, for every model; None = ours.
             adaptive: Without parameters: whether requests that wait for a busy model share its next run.
             max_queue_seconds: Without parameters: requests that would wait longer are refused.
-            on_batch: Told of each request: model, rows of its run, microseconds it was queued.
+            on_batch: Told of each run: model, rows, microseconds that each request was queued.
         """
         self._parameters = parameters
         self._adaptive = adaptive
@@ -186,7 +186,7 @@ class Runner:
         now, rows = time.perf_counter(), sum(task.rows for task in tasks)
         for task in tasks:
             task.started, task.batch_rows = now, rows
-            self._on_batch(servable.name, rows, (now - task.queued) * 1e6)
+        self._on_batch(servable.name, rows, [(now - task.queued) * 1e6 for task in tasks])
         self._threads.submit(self._run_in_thread, asyncio.get_running_loop(), servable, key, queue, tasks)
 
     def _run_in_thread(
