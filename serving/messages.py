@@ -17,11 +17,14 @@ from typing import Any, NamedTuple
 
 
 class Messages(NamedTuple):
-    """The modules that a client needs: three of the protocol, and ours that translates tensors."""
+    """The modules that a client needs: those of the protocol, and ours that translates tensors."""
 
     predict: Any
+    classification: Any
+    regression: Any
     metadata: Any
     status: Any
+    management: Any
     tensors: Any
 
 
@@ -31,8 +34,11 @@ def client_messages() -> Messages:
     with _bare_tensorflow_package():
         return Messages(
             predict=importlib.import_module("tensorflow_serving.apis.predict_pb2"),
+            classification=importlib.import_module("tensorflow_serving.apis.classification_pb2"),
+            regression=importlib.import_module("tensorflow_serving.apis.regression_pb2"),
             metadata=importlib.import_module("tensorflow_serving.apis.get_model_metadata_pb2"),
             status=importlib.import_module("tensorflow_serving.apis.get_model_status_pb2"),
+            management=importlib.import_module("tensorflow_serving.apis.model_management_pb2"),
             tensors=importlib.import_module("serving.tensors"),
         )
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import tfbigmodel
 from serving.client import ClientError
-from serving.client_command import main as ask
+from serving.client.command import main as ask
 from tfbigmodel.config import resolve, validate_config
 
 REPOSITORY = Path(__file__).parents[2]

@@ -15,13 +15,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from serving.client import DEFAULT_TIMEOUT_SECONDS, Client, ClientError, signature_info
+from serving.client.base import DEFAULT_TIMEOUT_SECONDS
+from serving.client.info import ClientError, signature_info
+from serving.client.sync_client import Client
 from serving.errors import Code, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from serving.client_input import Example
+    from serving.client.input import Example
 
 _EXAMPLES_PER_REQUEST = 64
 # Photos are megabytes each, and take a server much more than a table's rows.
@@ -76,7 +78,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         if options.metadata:
             yield dataclasses.asdict(metadata)
             return
-        from serving.client_input import to_arrays
+        from serving.client.input import to_arrays
 
         info = signature_info(metadata, options.signature)
         examples = _examples(options)
@@ -103,7 +105,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _examples(options: argparse.Namespace) -> list[Example]:
-    from serving.client_input import Example, read_file, read_images, read_json_arguments
+    from serving.client.input import Example, read_file, read_images, read_json_arguments
 
     if options.image:
         return read_images(options.image)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.client import ClientError, SignatureInfo, TensorInfo, unknown_input
+from serving.client.info import ClientError, SignatureInfo, TensorInfo, unknown_input
 from serving.messages import client_messages
 
 _DTYPES = {wire.name: wire.numpy for wire in client_messages().tensors.WIRE_TYPES}

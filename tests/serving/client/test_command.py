@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from serving.client import Client, ClientError
-from serving.client_command import main, plain
+from serving.client.command import main, plain
 from serving.errors import Code
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
