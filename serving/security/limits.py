@@ -88,9 +88,10 @@ class Admission:
         """
         server, caller = self._server, self._caller
         if server.max_concurrent is not None and server.in_flight >= server.max_concurrent:
-            raise _exhausted(f"the server has {server.max_concurrent} requests under way and takes no more; try later")
+            limit = server.max_concurrent
+            raise _exhausted(f"the server has reached its limit of requests under way: {limit}; try later")
         if caller.max_concurrent is not None and caller.in_flight >= caller.max_concurrent:
-            raise _exhausted(f"{self._name} may have {caller.max_concurrent} requests under way at once")
+            raise _exhausted(f"{self._name} has reached its limit of requests under way: {caller.max_concurrent}")
         # Last, because a request that is refused for another reason should not use up the rate.
         if caller.bucket is not None and (wait := caller.bucket.take(self._clock())):
             raise _exhausted(

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _FLAG = "ssl_config_file"
 # Forward secrecy and authenticated encryption only; TLS 1.3, which has nothing else, chooses its own.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_CURVES = ("secp256r1", "secp384r1")
 _WARN_BEFORE_EXPIRY = timedelta(days=14)
 
 
@@ -165,8 +166,9 @@ def _private_key(path: Path, pem: bytes) -> Any:
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise _mistake(path, f"server_key is no private key in PEM: {_expected(pem, 'PRIVATE KEY')}") from None
-    if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-        raise _mistake(path, "server_key must be an RSA or elliptic-curve key: gRPC takes no other")
+    curve = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name
+    if not isinstance(key, rsa.RSAPrivateKey) and curve not in _CURVES:
+        raise _mistake(path, "server_key must be for RSA, P-256 or P-384: gRPC's clients take no other")
     return key
 
 

@@ -23,9 +23,11 @@ DAY = datetime.timedelta(days=1)
 class Issued:
     """A key and its certificate, `key` and `cert` being PEM texts."""
 
-    def __init__(self, name, issuer=None, hosts=("localhost", "127.0.0.1"), start=-1, end=365, authority=False):
+    def __init__(
+        self, name, issuer=None, hosts=("localhost", "127.0.0.1"), start=-1, end=365, authority=False, private=None
+    ):
         now = datetime.datetime.now(datetime.UTC)
-        self.private = ec.generate_private_key(ec.SECP256R1())
+        self.private = private or ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         builder = (
             x509.CertificateBuilder()
