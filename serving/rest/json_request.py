@@ -105,7 +105,7 @@ def _plain_instances(instances: list[Any], dtypes: dict[str, int]) -> dict[str, 
     """Rows as arrays; None = look again, exactly."""
     first = instances[0]
     if type(first) is not dict or is_base64_object(first):
-        return _plain_arrays({name: instances for name in dtypes}, dtypes) if len(dtypes) == 1 else None
+        return _plain_arrays(dict.fromkeys(dtypes, instances), dtypes) if len(dtypes) == 1 else None
     if set(map(type, instances)) != {dict} or set(map(len, instances)) != {len(dtypes)} or "b64" in dtypes:
         return None
     try:
@@ -117,7 +117,7 @@ def _plain_instances(instances: list[Any], dtypes: dict[str, int]) -> dict[str, 
 
 def _plain_inputs(inputs: Any, dtypes: dict[str, int]) -> dict[str, np.ndarray] | None:
     if type(inputs) is not dict or is_base64_object(inputs):
-        return _plain_arrays({name: inputs for name in dtypes}, dtypes) if len(dtypes) == 1 else None
+        return _plain_arrays(dict.fromkeys(dtypes, inputs), dtypes) if len(dtypes) == 1 else None
     return _plain_arrays(inputs, dtypes) if inputs.keys() >= dtypes.keys() else None
 
 

@@ -32,7 +32,7 @@ _INTEGERS = frozenset({"int32", "int16", "int8", "uint8", "int64", "uint32", "ui
 
 
 def predict_body(outputs: Mapping[str, np.ndarray], row_format: bool) -> bytes:
-    """The answer to a Predict request.
+    r"""The answer to a Predict request.
 
     Args:
         outputs: `{output name: array}`, strings as object arrays of bytes. A single output drops its name.
@@ -88,7 +88,7 @@ def regress_body(response: Any) -> bytes:
 
 
 def error_body(message: str) -> bytes:
-    """The answer to a request that failed.
+    r"""The answer to a request that failed.
 
     Example:
         >>> error_body("Missing model name in request.")

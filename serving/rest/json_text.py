@@ -108,7 +108,7 @@ def check_nesting(text: bytes) -> None:
 
 
 def value_text(value: Any) -> str:
-    """A value as errors quote it: what RapidJSON's PrettyWriter prints, cut when it is long.
+    r"""A value as errors quote it: what RapidJSON's PrettyWriter prints, cut when it is long.
 
     Example:
         >>> value_text([1, "a"])

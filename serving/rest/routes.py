@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 from urllib.parse import unquote_to_bytes
 
 from serving.errors import Code, ServingError
@@ -80,7 +80,7 @@ def match_route(method: str, path: str, metrics_path: str = METRICS_PATH) -> Rou
     # Python refuses to convert very long numbers, so the length is looked at first.
     if version is not None and (len(version.lstrip("0")) > 19 or int(version) > LARGEST_VERSION):
         raise ServingError(Code.INVALID_ARGUMENT, f"Failed to convert version: {version} to numeric.")
-    kind: Kind = word.lower() if word else "status"
+    kind = cast(Kind, word.lower() if word else "status")
     return Route(
         kind, _decoded(name), None if version is None else int(version), None if label is None else _decoded(label)
     )
