@@ -1,54 +1,31 @@
-"""Which versions are loaded: a table of states, and a thread that makes it follow the directories.
+"""The models of a server: which are configured, which versions of them are loaded, and who may use one.
 
-New versions are loaded before old ones go, so a model that is available stays available; a version that fails to load
-is noted with its error and changes nothing else. One thread loads, one version at a time, as TensorFlow Serving does by
-default. Unloading waits for the requests inside a version, so each unload has a short-lived thread of its own.
+`serving.follower` decides when a model's directory is looked at, `serving.loader` what is loaded and unloaded then,
+`serving.version_table` keeps the outcome. Requests read the outcome and never wait for the others.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from serving.errors import Code, ServingError
+from serving.follower import Follower
+from serving.loader import Loader, ManagerOptions
 from serving.model_config import ModelConfig
 from serving.servable import Servable
-from serving.versions import fingerprint, versions_on_disk, wanted_versions
+from serving.version_table import Entry, State, VersionStatus, VersionTable
+from serving.warm_up import OnWarmUp
+
+__all__ = ["Manager", "ManagerOptions", "State", "VersionStatus"]
 
 logger = logging.getLogger(__name__)
 
-
-class State(IntEnum):
-    """TensorFlow Serving's states of a version; the numbers are those of `ModelVersionStatus.State`."""
-
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
-
-
-@dataclass(frozen=True)
-class VersionStatus:
-    """One row of the table of states: a version, its state, and the error that ended it, if one did."""
-
-    version: int
-    state: State
-    error: ServingError | None = None
-
-
-@dataclass
-class _Entry:
-    """What the manager knows of a version: its row of the table, the model while loaded, the files that failed."""
-
-    status: VersionStatus
-    servable: Servable | None = None
-    failed_files: frozenset[tuple[str, int, int]] | None = None
+_DEFAULTS = ManagerOptions()
 
 
 class Manager:
@@ -62,23 +39,35 @@ class Manager:
         ...     servable.model.run(...)
     """
 
-    def __init__(self, configs: Sequence[ModelConfig], load: Callable[[Path], Any], poll_seconds: float) -> None:
+    def __init__(
+        self,
+        configs: Sequence[ModelConfig],
+        load: Callable[[Path], Any],
+        poll_seconds: float,
+        options: ManagerOptions = _DEFAULTS,
+        on_warm_up: OnWarmUp | None = None,
+    ) -> None:
         """Loads nothing yet.
 
         Args:
             configs: The models to serve.
             load: Makes a model with a `close()` from a version's directory, or raises ServingError.
-            poll_seconds: Between looks at the directories; 0 = look once.
+            poll_seconds: Between looks at the directories; 0 = look once at each configuration.
+            options: How versions are loaded.
+            on_warm_up: Told of each warm-up: the model's name, "OK" or a code's name, microseconds.
         """
-        self._configs = {config.name: config for config in configs}
-        self._load = load
-        self._poll_seconds = poll_seconds
-        self._entries: dict[str, dict[int, _Entry]] = {name: {} for name in self._configs}
-        self._changed = threading.Condition()
+        # Both are replaced as a whole, never changed: a request reads either without a lock.
+        self._configs: Mapping[str, ModelConfig] = {config.name: config for config in configs}
+        self._labels: Mapping[str, Mapping[str, int]] = {config.name: config.labels for config in configs}
+        self._applying = threading.Lock()  # held while listeners are told, so that they hear of changes in their order
+        self._listeners: list[Callable[[tuple[ModelConfig, ...]], None]] = []
+        self._options = options
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="model-manager", daemon=True)
-        self._polls = 0
-        self._complaints: dict[str, str] = {}
+        self._table = VersionTable()
+        self._follower = Follower(self.poll, self.models, poll_seconds, options.num_load_threads)
+        self._loader = Loader(
+            load, self._table, self.config, options, on_warm_up, self._stop, again=self._follower.look_soon
+        )
 
     # What requests ask.
 
@@ -94,34 +83,109 @@ class Manager:
             ServingError: INVALID_ARGUMENT for an unknown label, NOT_FOUND for a model or version that is not available.
         """
         if label is not None:
-            labels: Mapping[str, int] = self._configs[name].labels if name in self._configs else {}
-            if label not in labels:
+            version = self._labels.get(name, {}).get(label)
+            if version is None:
                 raise ServingError(Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}")
-            version = labels[label]
-        with self._changed:
-            entries = self._entries.get(name, {})
-            wanted = sorted(entries, reverse=True) if version is None else [version] if version in entries else []
-            for number in wanted:
-                entry = entries[number]
-                if entry.status.state == State.AVAILABLE and entry.servable and entry.servable.try_enter():
-                    return entry.servable
-        request = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-        raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {request}")
+        servable = self._table.lease(name, version)
+        if servable is None:
+            request = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+            raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {request}")
+        return servable
 
     def statuses(self, name: str) -> list[VersionStatus]:
         """Every version of a model that was ever seen wanted, highest first; ended ones stay. Unknown model: empty."""
-        with self._changed:
-            entries = self._entries.get(name, {})
-            return [entries[number].status for number in sorted(entries, reverse=True)]
+        return self._table.statuses(name)
+
+    def models(self) -> tuple[str, ...]:
+        """Names of the configured models, in their order."""
+        return tuple(self._configs)
+
+    def labels(self, name: str) -> Mapping[str, int]:
+        """`{label: version}` of a model; empty if there is no such model."""
+        return self._labels.get(name, {})
+
+    def config(self, name: str) -> ModelConfig | None:
+        """The configuration of a model; None if there is no such model."""
+        return self._configs.get(name)
+
+    def configs(self) -> tuple[ModelConfig, ...]:
+        """The configurations of all models, in their order."""
+        return tuple(self._configs.values())
+
+    def ready(self) -> bool:
+        """Whether every configured model has an available version."""
+        return all(self._table.available(name) for name in self._configs)
+
+    # Changes.
+
+    def apply(self, configs: Sequence[ModelConfig]) -> tuple[str, ...]:
+        """Serves these models from now on: others are unloaded; new paths, policies and labels take effect.
+
+        Returns at once; labels have changed by then, loads and unloads follow.
+
+        Args:
+            configs: All the models to serve.
+
+        Returns:
+            The models that are new or have another base path, to give to `wait_for`.
+
+        Raises:
+            ServingError: FAILED_PRECONDITION, a label names a version that is not available. Nothing has changed then.
+        """
+        with self._applying:
+            before, after = self._replace_configs(configs)
+            changed = [name for name in {**before, **after} if before.get(name) is not after.get(name)]
+            if changed:
+                logger.info("models are configured anew: %s", ", ".join(sorted(changed)))
+            self._follower.look_soon(changed)
+            for listener in self._listeners:
+                listener(tuple(after.values()))
+        return tuple(
+            name for name, config in after.items() if name not in before or before[name].base_path != config.base_path
+        )
+
+    def _replace_configs(
+        self, configs: Sequence[ModelConfig]
+    ) -> tuple[Mapping[str, ModelConfig], Mapping[str, ModelConfig]]:
+        """Sets configurations and labels at once; the old ones and the new ones."""
+        with self._table.changed:
+            self._check_labels(configs)
+            before = self._configs
+            # A configuration that stays the same stays the same object: that is how looks tell that it is theirs.
+            after = {
+                config.name: before[config.name] if before.get(config.name) == config else config for config in configs
+            }
+            self._configs, self._labels = after, {name: config.labels for name, config in after.items()}
+            self._table.changed.notify_all()
+        return before, after
+
+    def subscribe(self, listener: Callable[[tuple[ModelConfig, ...]], None]) -> None:
+        """Has a function called with all configurations whenever `apply` has changed them. It must be quick."""
+        self._listeners.append(listener)
+
+    def _check_labels(self, configs: Iterable[ModelConfig]) -> None:
+        if self._options.force_allow_any_version_labels_for_unavailable_models:
+            return
+        for config in configs:
+            for label, version in config.labels.items():
+                new = self._labels.get(config.name, {}).get(label, version) == version
+                allowed = new and self._options.allow_version_labels_for_unavailable_models
+                if not allowed and not self._table.available(config.name, version):
+                    raise _unavailable_label(config.name, version)
 
     # Start and end.
 
     def start(self) -> None:
-        """Begins to follow the directories, in a thread of its own."""
-        self._thread.start()
+        """Begins to follow the directories, in threads of its own."""
+        if any(self._labels.values()) and not self._labels_may_wait():
+            logger.warning(
+                "the configuration's labels take effect when the models are loaded; TensorFlow Serving itself refuses "
+                "labels at start without --allow_version_labels_for_unavailable_models"
+            )
+        self._follower.start()
 
     def wait_until_available(self, stop: threading.Event) -> bool:
-        """Waits until every model has an available version.
+        """Waits until every model has an available version, and every label names one.
 
         Args:
             stop: Set by whoever wants the waiting to end.
@@ -130,21 +194,91 @@ class Manager:
             True when all are available, False when `stop` was set first.
 
         Raises:
-            ServingError: A model has no available version and at least one that failed to load.
+            ServingError: UNKNOWN, a model cannot be loaded; FAILED_PRECONDITION, a label's version is not available.
         """
         while not stop.is_set():
-            with self._changed:
-                unavailable = [name for name in self._configs if not self._available(name)]
-                # A failure counts once a whole look is over: a lower version may yet load after a higher one failed.
-                if self._polls and unavailable:
-                    for name in unavailable:
-                        for entry in self._entries[name].values():
-                            if entry.status.error is not None:
-                                raise entry.status.error
-                if not unavailable:
+            with self._table.changed:
+                waiting, failed = self._progress(self._configs)
+                if failed:
+                    raise _not_available("servable(s)", failed)
+                if not waiting:
+                    waiting = self._labels_waiting()
+                if not waiting:
                     return True
-                self._changed.wait(timeout=0.1)  # short, because `stop` is set by a signal, which notifies nobody
+                # Short, because `stop` is set by a signal, which notifies nobody.
+                self._table.changed.wait(timeout=0.1)
         return False
+
+    def wait_for(self, names: Iterable[str], timeout: float | None = None) -> None:
+        """Waits until models have an available version of their present configuration.
+
+        Args:
+            names: Models, as `apply` returned them.
+            timeout: Seconds to wait at most; None = for ever.
+
+        Raises:
+            ServingError: UNKNOWN, a model cannot be loaded; DEADLINE_EXCEEDED; ABORTED, a model was removed meanwhile;
+                UNAVAILABLE, the server stops.
+        """
+        names = tuple(names)
+        waiting: list[str] = []
+
+        def over() -> bool:
+            nonlocal waiting
+            if self._stop.is_set():
+                raise ServingError(Code.UNAVAILABLE, "the server is stopping")
+            removed = [name for name in names if name not in self._configs]
+            if removed:
+                text = f"removed from the configuration by another request: {', '.join(removed)}"
+                raise ServingError(Code.ABORTED, text)
+            waiting, failed = self._progress(names)
+            if failed:
+                raise _not_available("model(s)", failed)
+            return not waiting
+
+        if not self._table.wait_for(over, timeout):
+            reasons = "; ".join(self._loader.complaint(name) or f"{name} is not loaded yet" for name in waiting)
+            raise ServingError(Code.DEADLINE_EXCEEDED, f"Models did not become available in time: {reasons}")
+
+    def _progress(self, names: Iterable[str]) -> tuple[list[str], list[tuple[str, Entry]]]:
+        """Of some models: those that may yet become available, and what failed of those that will not soon."""
+        waiting, failed = [], []
+        for name in names:
+            config, entries = self._configs[name], self._table.entries(name)
+            if any(entry.available and entry.base_path == config.base_path for entry in entries):
+                continue
+            failures = [entry for entry in entries if entry.failure and entry.failure.base_path == config.base_path]
+            # A failure counts once a look is over: a lower version may yet load after a higher one failed.
+            if failures and self._loader.has_looked(config) and not any(entry.may_come for entry in entries):
+                failed.append((name, failures[0]))
+            else:
+                waiting.append(name)
+        return waiting, failed
+
+    def _labels_waiting(self) -> list[str]:
+        """Models with a label whose version may yet become available. Raises for one that will not."""
+        if self._labels_may_wait():
+            return []
+        waiting = []
+        for name, labels in self._labels.items():
+            for version in labels.values():
+                if self._table.available(name, version):
+                    continue
+                entry = self._table.entry(name, version)
+                if self._loader.has_looked(self._configs[name]) and not (entry and entry.may_come):
+                    raise _unavailable_label(name, version)
+                waiting.append(name)
+        return waiting
+
+    def _labels_may_wait(self) -> bool:
+        return (
+            self._options.allow_version_labels_for_unavailable_models
+            or self._options.force_allow_any_version_labels_for_unavailable_models
+        )
+
+    def poll(self, name: str) -> None:
+        """Looks at a model's directory once: loads what is wanted and new, then unloads what is not wanted."""
+        self._loader.look(name)
 
     def close(self, timeout: float) -> None:
         """Stops following the directories and unloads everything.
@@ -152,130 +286,28 @@ class Manager:
         Args:
             timeout: Seconds to wait at most for a load under way and for the requests inside the models.
         """
+        end = time.monotonic() + timeout
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
-        for name, entries in self._entries.items():
-            for number in list(entries):
-                self._unload(name, number)
-        with self._changed:
-            self._changed.wait_for(lambda: not any(self._loaded(name) for name in self._entries), timeout)
-
-    # The thread.
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            for name in list(self._configs):
-                # The thread must survive whatever a directory or a model does to it: without it no version would ever
-                # be loaded or unloaded again. Expected errors are handled below; this is for ours.
-                try:
-                    self.poll(name)
-                except Exception:
-                    logger.exception("looking for versions of %s failed; trying again", name)
-            with self._changed:
-                self._polls += 1
-                self._changed.notify_all()
-            if not self._poll_seconds or self._stop.wait(self._poll_seconds):
-                return
-
-    def poll(self, name: str) -> None:
-        """Looks at a model's directory once: loads what is wanted and new, then unloads what is not wanted."""
-        config = self._configs[name]
-        try:
-            directories = versions_on_disk(config.base_path)
-        except OSError as error:
-            self._complain(name, f"Could not find base path {config.base_path} for servable {name}: {error.strerror}")
-            return
-        wanted = wanted_versions(config.policy, directories)
-        self._complain(name, "" if wanted else _no_versions(config))
-        for number in wanted:
-            if self._stop.is_set():
-                return
-            if self._should_load(name, number, directories[number]):
-                self._load_version(name, number, directories[number])
-        # Unless the directory was emptied on purpose, the last good version stays until a wanted one has taken over.
-        if wanted and not any(self._state(name, number) == State.AVAILABLE for number in wanted):
-            return
-        for number in self._loaded(name):
-            if number not in wanted:
-                self._unload(name, number)
-
-    def _should_load(self, name: str, number: int, directory: Path) -> bool:
-        entry = self._entries[name].get(number)
-        if entry is None:
-            return True
-        # A version that failed is tried again when its files have changed, e.g. because a slow copy went on.
-        return entry.status.state == State.END and entry.failed_files != fingerprint(directory)
-
-    def _load_version(self, name: str, number: int, directory: Path) -> None:
-        self._set(name, number, State.START)
-        files = fingerprint(directory)
-        self._set(name, number, State.LOADING)
-        logger.info("loading %s version %d from %s", name, number, directory)
-        try:
-            model = self._load(directory)
-        except ServingError as error:
-            logger.error("version %d of model %s was not loaded: %s", number, name, error.message)
-            self._set(name, number, State.END, error, failed_files=files)
-            return
-        except Exception as error:
-            # A fault of ours must not leave the version "loading" for ever; the thread logs it with its traceback.
-            fault = ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
-            self._set(name, number, State.END, fault, failed_files=files)
-            raise
-        self._set(name, number, State.AVAILABLE, servable=Servable(name, number, model))
-        logger.info("version %d of model %s is available", number, name)
-
-    def _unload(self, name: str, number: int) -> None:
-        """Takes a version out of service at once, and out of memory when the requests inside it are done."""
-        with self._changed:
-            entry = self._entries[name][number]
-            if entry.status.state != State.AVAILABLE or entry.servable is None:
-                return
-            servable = entry.servable
-            self._set(name, number, State.UNLOADING, servable=servable)
-
-        def finish() -> None:
-            servable.retire()
-            self._set(name, number, State.END)
-            logger.info("version %d of model %s is unloaded", number, name)
-
-        threading.Thread(target=finish, name=f"unload-{name}-{number}", daemon=True).start()
-
-    def _set(
-        self,
-        name: str,
-        number: int,
-        state: State,
-        error: ServingError | None = None,
-        servable: Servable | None = None,
-        failed_files: frozenset[tuple[str, int, int]] | None = None,
-    ) -> None:
-        with self._changed:
-            self._entries[name][number] = _Entry(VersionStatus(number, state, error), servable, failed_files)
-            self._changed.notify_all()
-
-    def _state(self, name: str, number: int) -> State | None:
-        entry = self._entries[name].get(number)
-        return entry.status.state if entry else None
-
-    def _available(self, name: str) -> bool:
-        return any(entry.status.state == State.AVAILABLE for entry in self._entries[name].values())
-
-    def _loaded(self, name: str) -> list[int]:
-        """Versions that take memory: available ones and those that are being unloaded."""
-        with self._changed:
-            return [number for number, entry in self._entries[name].items() if entry.servable is not None]
-
-    def _complain(self, name: str, message: str) -> None:
-        """Logs a lasting trouble once, not at every look; an empty message ends it."""
-        if message and self._complaints.get(name) != message:
-            logger.warning("%s", message)
-        self._complaints[name] = message
+        with self._table.changed:
+            self._table.changed.notify_all()
+        self._follower.close(timeout)
+        for name in self._table.models():
+            self._loader.unload_all(name)
+        self._table.wait_for(self._table.empty, max(0.0, end - time.monotonic()))
 
 
-def _no_versions(config: ModelConfig) -> str:
-    message = f"No versions of servable {config.name} found under base path {config.base_path}."
-    if (config.base_path / "saved_model.pb").exists():
-        return f"{message} It is itself a SavedModel: move it into a numbered folder, or give its parent as base path."
-    return f"{message} Did you forget to name your leaf directory as a number (eg. '/1/')?"
+def _not_available(what: str, failed: Iterable[tuple[str, Entry]]) -> ServingError:
+    """TensorFlow Serving's words for models that could not be loaded."""
+    rows = []
+    for name, entry in failed:
+        error = entry.failure.error if entry.failure else None
+        reason = f" due to error: {error.code.name}: {error.message}" if error else ""
+        rows.append(f"{{{{name: {name} version: {entry.status.version}}}{reason}}}, ")
+    return ServingError(Code.UNKNOWN, f"{len(rows)} {what} did not become available: {{{''.join(rows)}}}")
+
+
+def _unavailable_label(name: str, version: int) -> ServingError:
+    return ServingError(
+        Code.FAILED_PRECONDITION,
+        f"Request to assign label to version {version} of model {name}, which is not currently available for inference",
+    )

@@ -1,4 +1,4 @@
-"""Which models to serve: from the two flags for one model, or from a ModelServerConfig text file for several."""
+"""Which models to serve: from the two flags for one model, or from a ModelServerConfig, a text file or a request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from serving.errors import UsageError
+from serving.errors import Code, ServingError, UsageError
 
 PLATFORM = "tensorflow"
 
@@ -26,12 +26,21 @@ class VersionPolicy:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model: where its versions are, which are wanted, and the labels that name some of them."""
+    """One model: where its versions are, which are wanted, and the labels that name some of them.
+
+    Attributes:
+        name: What requests call it.
+        base_path: The folder of its versions.
+        policy: Which of them are wanted.
+        labels: `{label: version}`.
+        logging: Its `LoggingConfig` message, which says what requests are logged; None = none.
+    """
 
     name: str
     base_path: Path
     policy: VersionPolicy = VersionPolicy()
     labels: Mapping[str, int] = field(default_factory=dict)
+    logging: Any = None
 
 
 def single_model(name: str, base_path: str) -> ModelConfig:
@@ -42,7 +51,10 @@ def single_model(name: str, base_path: str) -> ModelConfig:
     """
     if not name:
         raise UsageError("--model_name must not be empty")
-    return ModelConfig(name, _absolute(name, base_path))
+    path = Path(base_path)
+    if not path.is_absolute():
+        raise UsageError(f"Expected model {name} to have an absolute path or URI; got base_path()={base_path}")
+    return ModelConfig(name, path)
 
 
 def read_model_config_file(path: Path) -> tuple[ModelConfig, ...]:
@@ -77,31 +89,88 @@ def parse_model_config(text: str) -> tuple[ModelConfig, ...]:
         # TensorFlow Serving's own words, which its users' scripts look for.
         reason = " ".join(str(error).split())
         raise UsageError(f"Error parsing text-format tensorflow.serving.ModelServerConfig: {reason}") from None
-    if proto.WhichOneof("config") == "custom_model_config":
+    kind = proto.WhichOneof("config")
+    if kind == "custom_model_config":
         raise UsageError("ModelServer does not yet support custom model config.")
-    models: dict[str, ModelConfig] = {}
+    if kind is None:
+        raise UsageError("the model config is empty: expected model_config_list { config { name: … } }")
     for config in proto.model_config_list.config:
-        if config.name in models:
-            raise UsageError(f"Illegal to list model {config.name} multiple times in config list")
-        models[config.name] = _model(config)
-    if not models:
-        raise UsageError("the model config names no model: expected model_config_list { config { name: … } }")
-    return tuple(models.values())
+        if not config.model_platform and not config.model_type:
+            raise UsageError(
+                f'model {config.name} has no model_platform: add model_platform: "{PLATFORM}" to its config'
+            )
+    try:
+        return list_models(proto.model_config_list)
+    except ServingError as error:
+        raise UsageError(error.message) from None
 
 
-def _model(config: Any) -> ModelConfig:
-    """One `ModelConfig` message as our dataclass."""
-    if not config.name:
-        raise UsageError("a model in the model config has no name")
-    # model_type TENSORFLOW = 1 is the deprecated spelling of the platform.
-    platform = config.model_platform or (PLATFORM if config.model_type == 1 else "")
-    if not platform:
-        raise UsageError(f'model {config.name} has no model_platform: add model_platform: "{PLATFORM}" to its config')
-    if platform != PLATFORM:
-        raise UsageError(f"model {config.name} has model_platform {platform!r}: only {PLATFORM!r} can be served")
-    return ModelConfig(
-        config.name, _absolute(config.name, config.base_path), _policy(config), dict(config.version_labels)
+def list_models(config_list: Any, before: Mapping[str, ModelConfig] | None = None) -> tuple[ModelConfig, ...]:
+    """Checks a `ModelConfigList`, in TensorFlow Serving's order and words.
+
+    Args:
+        config_list: The message. An empty list is allowed: models may be added later.
+        before: The models that are served now.
+
+    Returns:
+        The models in the order of the list.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT; says which model is wrong, and how.
+    """
+    names = set()
+    for config in config_list.config:
+        if not config.name:
+            raise _invalid("a model in the model config has no name")
+        if config.name in names:
+            raise _invalid(f"Illegal to list model {config.name} multiple times in config list")
+        names.add(config.name)
+    for config in config_list.config:
+        if "://" in config.base_path:
+            raise _invalid(
+                f"model {config.name}: base_path {config.base_path} is a URI; only local directories are served"
+            )
+        if not Path(config.base_path).is_absolute():
+            raise _invalid(
+                f"Expected model {config.name} to have an absolute path or URI; got base_path()={config.base_path}"
+            )
+    for config in config_list.config:
+        platform = _platform(config)
+        if platform == PLATFORM:
+            continue
+        if before and config.name in before:
+            raise _invalid(
+                f"Illegal to change a model's platform. For model {config.name} platform was {PLATFORM} "
+                f"and new platform requested is {platform}"
+            )
+        raise _invalid(f"Model {config.name} requests unsupported platform {platform}")
+    return tuple(
+        ModelConfig(
+            config.name,
+            Path(config.base_path),
+            _policy(config),
+            dict(config.version_labels),
+            config.logging_config if config.HasField("logging_config") else None,
+        )
+        for config in config_list.config
     )
+
+
+def _platform(config: Any) -> str:
+    """The platform of a model, in its present or its deprecated spelling (`model_type: TENSORFLOW`)."""
+    if config.model_type:
+        if config.model_platform:
+            raise _invalid(
+                "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform."
+            )
+        if config.model_type != 1:
+            raise _invalid(f"ModelServerConfig::model_type choice {config.model_type} not supported.")
+        return PLATFORM
+    if not config.model_platform:
+        raise _invalid(
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform."
+        )
+    return str(config.model_platform)
 
 
 def _policy(config: Any) -> VersionPolicy:
@@ -111,14 +180,11 @@ def _policy(config: Any) -> VersionPolicy:
         return VersionPolicy("all")
     if kind == "specific":
         if not policy.specific.versions:
-            raise UsageError(f"model {config.name}: policy specific names no versions")
+            raise _invalid(f"model {config.name}: policy specific names no versions")
         return VersionPolicy("specific", versions=frozenset(policy.specific.versions))
     # An unset num_versions is 0 on the wire and means 1.
     return VersionPolicy("latest", num_versions=policy.latest.num_versions or 1)
 
 
-def _absolute(name: str, base_path: str) -> Path:
-    path = Path(base_path)
-    if not path.is_absolute():
-        raise UsageError(f"Expected model {name} to have an absolute path; got base_path()={base_path}")
-    return path
+def _invalid(message: str) -> ServingError:
+    return ServingError(Code.INVALID_ARGUMENT, message)

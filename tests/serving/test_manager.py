@@ -2,11 +2,12 @@
 
 import logging
 import threading
+import time
 
 import pytest
 
 from serving.errors import Code, ServingError
-from serving.manager import Manager, State
+from serving.manager import Manager, ManagerOptions, State
 from serving.model_config import ModelConfig, VersionPolicy
 
 
@@ -21,13 +22,16 @@ class Model:
 
 
 class Setup:
-    def __init__(self, base, policy, labels=None):
-        self.base, self.events, self.broken = base, [], set()
-        self.manager = Manager([ModelConfig("m", base, policy, labels or {})], self.load, poll_seconds=60)
+    def __init__(self, base, policy, labels=None, **options):
+        self.base, self.events, self.broken, self.faulty = base, [], set(), set()
+        self.config = ModelConfig("m", base, policy, labels or {})
+        self.manager = Manager([self.config], self.load, poll_seconds=60, options=ManagerOptions(**options))
 
     def load(self, directory):
         version = int(directory.name)
         self.events.append(("load", version))
+        if version in self.faulty:
+            return 1 / 0
         if version in self.broken:
             raise ServingError(Code.DATA_LOSS, f"version {version} is broken")
         return Model(version, self.events)
@@ -47,8 +51,8 @@ class Setup:
 def make(tmp_path):
     made = []
 
-    def build(policy=None, labels=None):
-        made.append(Setup(tmp_path, policy or VersionPolicy(), labels))
+    def build(policy=None, labels=None, **options):
+        made.append(Setup(tmp_path, policy or VersionPolicy(), labels, **options))
         return made[-1]
 
     yield build
@@ -114,7 +118,7 @@ def test_the_last_good_version_stays_even_when_its_directory_goes(make):
 def test_an_unexpected_fault_while_loading_is_kept_as_the_version_s_error(make):
     setup = make()
     setup.put(1)
-    setup.manager._load = lambda directory: 1 / 0
+    setup.faulty = {1}
     with pytest.raises(ZeroDivisionError):
         setup.poll()
     (status,) = setup.manager.statuses("m")
@@ -181,7 +185,15 @@ def test_waiting_ends_when_available_when_failed_and_when_told(make):
     assert setup.manager.wait_until_available(threading.Event()) is True
 
 
-def test_no_wait_means_one_look(tmp_path, eventually):
-    manager = Manager([ModelConfig("m", tmp_path)], lambda directory: None, poll_seconds=0)
+def test_no_wait_means_one_look_at_each_configuration(tmp_path, eventually):
+    (tmp_path / "1").mkdir()
+    config = ModelConfig("m", tmp_path)
+    manager = Manager([config], lambda directory: Model(1, []), poll_seconds=0)
     manager.start()
-    eventually(lambda: not manager._thread.is_alive())
+    manager.wait_until_available(threading.Event())
+    (tmp_path / "2").mkdir()
+    time.sleep(0.3)
+    assert [status.version for status in manager.statuses("m")] == [1]
+    manager.apply([ModelConfig("m", tmp_path, VersionPolicy("all"))])
+    eventually(lambda: [status.state for status in manager.statuses("m")] == [State.AVAILABLE] * 2)
+    manager.close(5)

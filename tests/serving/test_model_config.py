@@ -42,17 +42,28 @@ A = "config { name: 'a' base_path: '/a' model_platform: 'tensorflow' }"
 @pytest.mark.parametrize(
     ("body", "text"),
     [
-        ("", "the model config names no model: expected model_config_list { config { name: … } }"),
         (A + A, "Illegal to list model a multiple times in config list"),
         (A.replace("'a'", "''", 1), "a model in the model config has no name"),
-        (A.replace("'/a'", "'a/b'"), "Expected model a to have an absolute path; got base_path()=a/b"),
+        (A.replace("'/a'", "'a/b'"), "Expected model a to have an absolute path or URI; got base_path()=a/b"),
         (
             A.replace("model_platform: 'tensorflow'", ""),
             'model a has no model_platform: add model_platform: "tensorflow" to its config',
         ),
         (
             A.replace("'tensorflow'", "'pytorch'"),
-            "model a has model_platform 'pytorch': only 'tensorflow' can be served",
+            "Model a requests unsupported platform pytorch",
+        ),
+        (
+            A.replace("'/a'", "'gs://bucket/a'"),
+            "model a: base_path gs://bucket/a is a URI; only local directories are served",
+        ),
+        (
+            A.replace("}", "model_type: TENSORFLOW }"),
+            "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform.",
+        ),
+        (
+            A.replace("model_platform: 'tensorflow'", "model_type: OTHER"),
+            "ModelServerConfig::model_type choice 2 not supported.",
         ),
         (
             A.replace("}", "model_version_policy { specific {} } }"),
@@ -74,6 +85,20 @@ def test_mistakes(body, text):
 def test_custom_config_is_refused():
     with pytest.raises(UsageError, match="does not yet support custom model config"):
         parse_model_config("custom_model_config {}")
+
+
+def test_a_list_without_models_is_allowed_but_not_an_empty_file():
+    assert config("") == ()
+    with pytest.raises(UsageError) as caught:
+        parse_model_config("")
+    assert str(caught.value) == "the model config is empty: expected model_config_list { config { name: … } }"
+
+
+def test_logging_config_is_kept():
+    (model,) = config(A.replace("}", "logging_config { sampling_config { sampling_rate: 0.5 } } }"))
+    assert model.logging.sampling_config.sampling_rate == 0.5
+    (model,) = config(A)
+    assert model.logging is None
 
 
 def test_a_file_that_is_no_text(tmp_path):
