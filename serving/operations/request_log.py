@@ -17,7 +17,6 @@ user's to say. Headers, and so tokens, are no part of them.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import random
@@ -26,17 +25,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from serving.engine import tensorflow
 from serving.errors import UsageError
+from serving.operations.record_file import RecordFile
+from serving.operations.request_records import answered_spec, main
 
 logger = logging.getLogger(__name__)
 
-INCOMPLETE = ".incomplete"
 # The type of TensorFlow Serving's `log_collector_config` that means these files; unset means them too.
 COLLECTOR_TYPES = ("", "tfrecord")
 MAX_FILE_BYTES = 64 * 2**20
@@ -46,7 +44,6 @@ _QUEUE_BYTES = 64 * 2**20
 _WRITE_SECONDS = 0.2
 _RETRY_SECONDS = 10.0  # a full disk is not asked again at once
 _CLOSE_SECONDS = 10.0
-_RECORD_FRAME_BYTES = 16
 
 _LOGS = {
     "PredictRequest": "predict_log",
@@ -98,17 +95,15 @@ def prediction_log(request: Any, response: Any) -> Any:
         response: The response to it.
 
     Returns:
-        A `tensorflow.serving.PredictionLog`, its metadata naming the version that answered.
+        A `tensorflow.serving.PredictionLog`.
     """
     from tensorflow_serving.apis import prediction_log_pb2
 
     record = prediction_log_pb2.PredictionLog()
     log = getattr(record, _LOGS[request.DESCRIPTOR.name])
-    log.request.CopyFrom(request)
-    log.response.CopyFrom(response)
-    answered = response if request.DESCRIPTOR.name != "MultiInferenceRequest" else next(iter(response.results), None)
-    if answered is not None:
-        record.log_metadata.model_spec.CopyFrom(answered.model_spec)
+    # Not CopyFrom: for 150,000 floats that took 1.1 ms, this 0.05 ms.
+    log.request.MergeFromString(request.SerializeToString())
+    log.response.MergeFromString(response.SerializeToString())
     return record
 
 
@@ -157,7 +152,7 @@ class RequestLog:
         self._waiting_bytes = 0
         self._lock = threading.Lock()
         # The rest belongs to the thread.
-        self._files: dict[str, _File] = {}
+        self._files: dict[str, RecordFile] = {}
         self._retry_at: dict[str, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
@@ -193,12 +188,14 @@ class RequestLog:
 
         Args:
             model: The model's name, as `configure` knows it.
-            prediction_log: The record, whose metadata is completed here.
+            prediction_log: The record. Its metadata is filled here, with the version that answered among it.
         """
         config = self._models.get(model)
         if config is None:
             return  # the configuration has changed since it was wanted
         metadata = prediction_log.log_metadata
+        if not metadata.HasField("model_spec"):
+            metadata.model_spec.CopyFrom(answered_spec(prediction_log))
         metadata.sampling_config.CopyFrom(config.sampling)
         metadata.saved_model_tags[:] = self._tags
         metadata.timestamp_secs = int(time.time())
@@ -244,7 +241,7 @@ class RequestLog:
                         self._files[prefix].finish()
                         del self._files[prefix]
                     if prefix not in self._files:
-                        self._files[prefix] = _File(prefix)
+                        self._files[prefix] = RecordFile(prefix)
                     self._files[prefix].append(data)
                 self._files[prefix].flush()
                 unsure = 0
@@ -270,58 +267,9 @@ class RequestLog:
             self._files.pop(prefix).abandon()
 
 
-class _File:
-    """One file of records while it is written."""
-
-    def __init__(self, prefix: str) -> None:
-        """Makes a file whose name nobody has, another server with the same prefix included."""
-        begun = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        for number in itertools.count():
-            self._final = Path(f"{prefix}-{begun}-{number}.tfrecord")
-            self._path = Path(f"{self._final}{INCOMPLETE}")
-            with suppress(FileExistsError):
-                os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640))
-                if not self._final.exists():
-                    break
-                self._path.unlink()
-        try:
-            self._writer = tensorflow().io.TFRecordWriter(str(self._path))
-        except BaseException:
-            self._path.unlink()
-            raise
-        self._begun = time.monotonic()
-        self.size = 0
-
-    def append(self, data: bytes) -> None:
-        self._writer.write(data)
-        self.size += len(data) + _RECORD_FRAME_BYTES
-
-    def flush(self) -> None:
-        self._writer.flush()
-
-    def age(self) -> float:
-        """Seconds since it was begun."""
-        return time.monotonic() - self._begun
-
-    def finish(self) -> None:
-        """Gives it its name."""
-        self._writer.close()
-        self._path.rename(self._final)
-
-    def abandon(self) -> None:
-        """Keeps what is there under the name it has; nothing, if nothing is there."""
-        with suppress(OSError, tensorflow().errors.OpError):
-            self._writer.close()
-        with suppress(OSError):
-            if not self._path.stat().st_size:
-                self._path.unlink()
-
-
 def _reason(error: Exception) -> str:
     return " ".join(str(getattr(error, "message", error)).split())
 
 
 if __name__ == "__main__":
-    from serving.operations.request_records import main
-
     sys.exit(main(sys.argv[1:]))

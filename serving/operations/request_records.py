@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from serving.engine import tensorflow
+from serving.operations.record_file import INCOMPLETE
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,9 @@ def examples(log: Any) -> Iterator[dict[str, Any]]:
     if kind not in readers:
         logger.warning("a record of kind %s is left out", kind)
         return
-    spec, seconds = log.log_metadata.model_spec, log.log_metadata.timestamp_secs
+    metadata = log.log_metadata
+    spec = metadata.model_spec if metadata.HasField("model_spec") else answered_spec(log)
+    seconds = metadata.timestamp_secs
     moment = datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z") if seconds else None
     head = {
         "time": moment,
@@ -75,6 +78,16 @@ def examples(log: Any) -> Iterator[dict[str, Any]]:
     }
     for inputs, outputs in readers[kind](getattr(log, kind)):
         yield {**head, "inputs": inputs, "outputs": outputs}
+
+
+def answered_spec(log: Any) -> Any:
+    """The ModelSpec of a PredictionLog's response, or of its request where the response has none."""
+    kind = log.WhichOneof("log_type")
+    one = getattr(log, kind)
+    if kind == "multi_inference_log":
+        specs = [part.model_spec for part in (*one.response.results, *one.request.tasks)]
+        return specs[0] if specs else type(log.log_metadata.model_spec)()
+    return one.response.model_spec if one.response.HasField("model_spec") else one.request.model_spec
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -117,7 +130,7 @@ def _raw_records(path: Path) -> Iterator[bytes]:
             yield data
             number += 1
     except tf.errors.DataLossError:
-        if path.suffix != ".incomplete":
+        if path.suffix != INCOMPLETE:
             raise ValueError(f"{path}: record {number} is damaged, or this is no TFRecord file") from None
         logger.warning("%s ends within record %d, which is left out", path, number)
 

@@ -108,6 +108,18 @@ def test_the_metadata_says_who_answered_when_and_how_it_was_drawn(request_log, t
     assert before <= metadata.timestamp_secs <= time.time()
 
 
+def test_an_empty_request_of_several_tasks_has_no_version(request_log, tmp_path):
+    from tensorflow_serving.apis import inference_pb2
+
+    log = request_log()
+    log.configure({"linear": logging_config(f"{tmp_path}/linear", 1.0)})
+    log.log("linear", prediction_log(inference_pb2.MultiInferenceRequest(), inference_pb2.MultiInferenceResponse()))
+    log.close()
+    (one,) = read(next(tmp_path.iterdir()))
+    assert one.HasField("multi_inference_log")
+    assert not one.log_metadata.model_spec.name
+
+
 def test_the_share_that_is_drawn(request_log, tmp_path):
     log = request_log()
     configs = {str(rate): logging_config(f"{tmp_path}/x", rate) for rate in (0.0, 0.1, 1.0)}

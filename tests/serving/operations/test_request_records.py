@@ -158,6 +158,7 @@ def test_regress_and_multi_inference():
     result.classification_result.classifications.add().classes.add(label="dog", score=0.5)
     (one,) = examples(prediction_log(request, response))
     assert (one["method"], one["model"]) == ("multi_inference", "many")
+    assert (one["version"], one["signature"]) == (None, "price")
     assert one["outputs"] == {"price": {"value": 3.0}, "kind": {"classes": ["dog"], "scores": [0.5]}}
 
 
