@@ -14,6 +14,8 @@ from tfbigmodel.command_line import callable_module, import_tensorflow, make_par
 from tfbigmodel.workdir import Workdir
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from pipelines.data import Preprocessor
     from tfbigmodel.inference import InferenceModule
     from tfbigmodel.training.checkpoints import Checkpoint
@@ -25,7 +27,13 @@ _EPILOG = """example:
 """
 
 
-def export(workdir: Path | str, output: Path | str, version: int | None = None, threshold: float | None = None) -> Path:
+def export(
+    workdir: Path | str,
+    output: Path | str,
+    version: int | None = None,
+    threshold: float | None = None,
+    signing_key: Path | str | None = None,
+) -> Path:
     """Writes `<output>/<version>/`, beside and renamed into place, so that a server never sees half a version.
 
     Args:
@@ -33,33 +41,44 @@ def export(workdir: Path | str, output: Path | str, version: int | None = None, 
         output: the model's base path, which a server watches.
         version: a number; one more than the highest there where None.
         threshold: the decision threshold for two classes that the served model applies; the configuration's where None.
+        signing_key: a PEM file with an Ed25519 private key that signs the manifest; no signature where None.
 
     Returns:
         The version's folder: `saved_model.pb`, `variables/`, `assets/`, `assets.extra/model.json` (class names,
-        chapter, how it sees images) and `assets.extra/manifest.json` (the SHA-256 of every file).
+        chapter, how it sees images) and `assets.extra/manifest.json` (the SHA-256 of every file), and, if signed,
+        `assets.extra/manifest.sig`.
 
     Raises:
-        UserError: the workdir has no trained model, the version exists, or there is no permission to write.
+        UserError: the workdir has no trained model, the version exists, there is no permission to write, or the key
+            cannot be used.
 
     Example:
         >>> export("runs/dense", "exported/dense")
         PosixPath('exported/dense/1')
     """
     from tfbigmodel.inference import load_inference
+    from tfbigmodel.signing import read_signing_key
 
+    key = None if signing_key is None else read_signing_key(signing_key)
     run = Workdir(Path(workdir))
     module, checkpoint = load_inference(run, threshold)
     output = Path(output)
     with _only_exporter(output):
-        return _write_version(output, version, run, module, checkpoint)
+        return _write_version(output, version, run, module, checkpoint, key)
 
 
 def _write_version(
-    output: Path, version: int | None, run: Workdir, module: InferenceModule, checkpoint: Checkpoint
+    output: Path,
+    version: int | None,
+    run: Workdir,
+    module: InferenceModule,
+    checkpoint: Checkpoint,
+    key: Ed25519PrivateKey | None,
 ) -> Path:
     import tensorflow as tf
 
     from pipelines.files import atomic_folder, remove_temporaries, write_json, write_manifest
+    from tfbigmodel.signing import sign_manifest
 
     config, info = run.config(), run.info()
     remove_temporaries(output)
@@ -82,6 +101,8 @@ def _write_version(
             description["image"] = image
         write_json(folder / "assets.extra" / "model.json", description)
         write_manifest(folder, MANIFEST)
+        if key is not None:
+            sign_manifest(folder, MANIFEST, key)
     return output / str(number)
 
 
@@ -152,6 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", help="the model's base path (default: exported/<name of the workdir>)")
     parser.add_argument("--threshold", type=float, help="two classes: see evaluate --help (default: the run's)")
     parser.add_argument("--version", type=int, help="version number (default: one more than the highest there)")
+    parser.add_argument("--signing_key", help="PEM file of an Ed25519 private key that signs the version's manifest")
     return run_command(parser, _act, argv)
 
 
@@ -159,9 +181,13 @@ def _act(arguments: argparse.Namespace) -> None:
     Workdir(Path(arguments.workdir)).config()  # a wrong path is told at once
     if arguments.version is not None and arguments.version < 0:
         raise UserError(f"--version: expected a number from 0 on, received {arguments.version}")
+    if arguments.signing_key is not None:
+        from tfbigmodel.signing import read_signing_key
+
+        read_signing_key(arguments.signing_key)
     import_tensorflow()
     output = Path(arguments.output or Path("exported") / Path(arguments.workdir).absolute().name)
-    folder = export(arguments.workdir, output, arguments.version, arguments.threshold)
+    folder = export(arguments.workdir, output, arguments.version, arguments.threshold, arguments.signing_key)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     say(f"exported {folder} ({size / 2**20:.1f} MiB)")
 

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 
 import pytest
 
@@ -75,6 +76,18 @@ def test_a_path_outside_is_never_found(version):
     content["files"]["../secret"] = "0" * 64
     write(version, content)
     assert refusal(version) == "Manifest check failed: file ../secret is missing"
+
+
+@pytest.mark.parametrize("name", ["variables/变量", "assets.extra/manifest.json"])
+def test_a_pipe_does_not_keep_the_server_waiting(version, name):
+    (version / name).unlink()
+    os.mkfifo(version / name)
+    assert refusal(version) == f"Manifest check failed: {name.split('/')[1]} is no regular file"
+
+
+def test_the_signature_is_not_one_of_the_files(version):
+    (version / "assets.extra" / "manifest.sig").write_text("{}")
+    assert verify_manifest(version) is True
 
 
 @pytest.mark.parametrize(
