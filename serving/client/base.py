@@ -32,6 +32,7 @@ class BaseClient:
 
     Attributes:
         target: The server.
+        headers: Sent with every request.
     """
 
     def __init__(
@@ -67,19 +68,21 @@ class BaseClient:
         """
         self.target = target
         self._tls = tls or any(item is not None for item in (ca, certificate, key))
-        self._pem = (_pem(ca, "ca"), _pem(key, "key"), _pem(certificate, "certificate"))
+        self._pem = (_pem(ca, "ca"), _pem(key, "key"), _pem(certificate, "certificate"))  # as gRPC orders them
         if (certificate is None) != (key is None):
             raise ClientError("a client's certificate and its key are given together: certificate=…, key=…")
         if retries < 0:
             raise ClientError(f"retries must be 0 or more, but {retries} was given")
-        headers = () if token is None else (("authorization", f"Bearer {check_token(token)}"),)
+        self.headers: tuple[tuple[str, str], ...] = ()
+        if token is not None:
+            self.headers = (("authorization", f"Bearer {check_token(token)}"),)
         if token is not None and not (self._tls or insecure or is_loopback(target)):
             raise ClientError(
                 f"the token would go to {target} in plain text, where others can read it: "
-                "use TLS (ca=… or tls=True), or insecure=True if the network is your own"
+                "use TLS (ca, or tls for a public authority), or insecure if the network is your own"
             )
         retried = {Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED} if retry_exhausted else {Code.UNAVAILABLE}
-        self._calls = Calls(target, headers, retries, frozenset(retried))
+        self._calls = Calls(target, self.headers, retries, frozenset(retried))
         self._channel: Any = None
         self._methods: dict[str, Any] = {}
         self._connect()
@@ -114,14 +117,14 @@ def is_loopback(target: str) -> bool:
     return host in ("localhost", "::1") or (is_ipv4 and parts[0] == "127")
 
 
-def check_token(token: str) -> str:
+def check_token(token: str, source: str = "token=…") -> str:
     """A token that can be sent as a header.
 
     Raises:
-        ClientError: It is empty or has white space or characters beyond ASCII.
+        ClientError: It is empty or has white space or characters beyond ASCII; names the source, not the token.
     """
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ClientError("a token is printable ASCII without spaces; the one given is not")
+        raise ClientError(f"{source} holds no token: one is printable ASCII without spaces")
     return token
 
 

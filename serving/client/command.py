@@ -13,9 +13,17 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from serving.client.base import DEFAULT_TIMEOUT_SECONDS
+from serving.client.arguments import (
+    Parser,
+    add_connection_options,
+    add_example_options,
+    connection_options,
+    examples,
+    seconds,
+)
+from serving.client.base import DEFAULT_RETRIES, DEFAULT_TIMEOUT_SECONDS
 from serving.client.info import ClientError, signature_info
 from serving.client.sync_client import Client
 from serving.errors import Code, UsageError
@@ -28,14 +36,6 @@ if TYPE_CHECKING:
 _EXAMPLES_PER_REQUEST = 64
 # Photos are megabytes each, and take a server much more than a table's rows.
 _IMAGES_PER_REQUEST = 8
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, with its errors as ours: one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises instead of printing the usage and leaving."""
-        raise UsageError(f"{message} (see --help)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,27 +69,28 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     Raises:
         UsageError: Bad input, or the server did not answer.
     """
-    with Client(options.target) as client:
+    with Client(options.target, retries=options.retries, **connection_options(options)) as client:
+        common = {"timeout": options.timeout, "request_id": options.request_id}
         if options.status:
-            for status in client.status(options.model, options.version, options.timeout):
+            for status in client.status(options.model, options.version, **common):
                 yield dataclasses.asdict(status)
             return
-        metadata = client.metadata(options.model, options.version, options.timeout)
+        metadata = client.metadata(options.model, options.version, label=options.label, **common)
         if options.metadata:
             yield dataclasses.asdict(metadata)
             return
         from serving.client.input import to_arrays
 
         info = signature_info(metadata, options.signature)
-        examples = _examples(options)
+        given = examples(options)
         size = _IMAGES_PER_REQUEST if options.image else _EXAMPLES_PER_REQUEST
         # Everything is converted before anything is sent: a bad row at the end leaves no half of the answers.
-        parts = [examples[start : start + size] for start in range(0, len(examples), size)]
+        parts = [given[start : start + size] for start in range(0, len(given), size)]
         batches = [to_arrays(part, info) for part in parts]
 
         def ask(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             # The version that the metadata came from, so that a swap between two batches does not mix answers.
-            return client.predict(options.model, batch, options.signature, metadata.version, options.timeout)
+            return client.predict(options.model, batch, options.signature, metadata.version, **common)
 
         for part, batch in zip(parts, batches, strict=True):
             try:
@@ -102,18 +103,6 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             if options.image and not options.all_outputs:
                 rows = (_summary(example.where, row) for example, row in zip(part, rows, strict=True))
             yield from rows
-
-
-def _examples(options: argparse.Namespace) -> list[Example]:
-    from serving.client.input import Example, read_file, read_images, read_json_arguments
-
-    if options.image:
-        return read_images(options.image)
-    if options.input:
-        return read_json_arguments(options.input)
-    if options.input_file:
-        return read_file(options.input_file)
-    return [Example(f"--text {number}", {"text": text}) for number, text in enumerate(options.text, 1)]
 
 
 def _rows(outputs: dict[str, np.ndarray], count: int) -> Iterator[dict[str, Any]]:
@@ -170,39 +159,33 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) and value.dtype.kind in "iub" else str(value)
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, but {text!r} was given")
-    return seconds
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m serving.client",
         description="Asks a model on a TensorFlow Serving compatible server; prints one JSON line for each example.",
         allow_abbrev=False,
     )
-    parser.add_argument("--target", default="127.0.0.1:8500", help="server, host:port or unix:/path (%(default)s)")
     parser.add_argument("--model", required=True, help="name of the model on the server")
     parser.add_argument("--signature", help="signature to call (serving_default)")
-    parser.add_argument("--version", type=int, help="version of the model (the highest available)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--version", type=int, help="version of the model (the highest available)")
+    which.add_argument("--label", help="the version under this label, e.g. canary")
     parser.add_argument(
-        "--timeout", type=_seconds, default=DEFAULT_TIMEOUT_SECONDS, help="seconds to wait for an answer (%(default)g)"
+        "--timeout", type=seconds, default=DEFAULT_TIMEOUT_SECONDS, help="seconds to wait for an answer (%(default)g)"
     )
+    parser.add_argument(
+        "--retries",
+        type=int,
+        default=DEFAULT_RETRIES,
+        help="how often to ask again if unavailable (%(default)s)",
+    )
+    parser.add_argument("--request_id", help="an id to find the requests by in the server's access log")
     what = parser.add_mutually_exclusive_group(required=True)
     parser.add_argument(
         "--all_outputs", action="store_true", help="for --image: print every output of a classifier as it is"
     )
-    what.add_argument("--image", nargs="+", metavar="FILE", help="image files, sent as they are to the input 'image'")
-    what.add_argument("--text", nargs="+", help="texts, sent to the input 'text'")
-    what.add_argument(
-        "--input", nargs="+", metavar="JSON", help='one example each, e.g. \'{"age": 31, "city": "Paris"}\''
-    )
-    what.add_argument("--input_file", metavar="FILE", help="rows.csv with input names as header, or rows.jsonl")
+    add_example_options(what)
     what.add_argument("--status", action="store_true", help="print the state of every version")
     what.add_argument("--metadata", action="store_true", help="print the model's signatures")
+    add_connection_options(parser)
     return parser

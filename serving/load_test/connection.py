@@ -14,7 +14,7 @@ from typing import cast
 # Called once for every request: None for a good answer, or the kind of error and what was said about it.
 Done = Callable[[str | None, str], None]
 
-REFUSED = "connection refused"
+REFUSED = "cannot connect"
 LOST = "connection lost"
 
 
@@ -84,7 +84,8 @@ class Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         try:
             if self._address.startswith("unix:"):
-                await loop.create_unix_connection(lambda: self, self._address.removeprefix("unix:"), ssl=self._tls)
+                path, name = self._address.removeprefix("unix:"), "localhost" if self._tls else None
+                await loop.create_unix_connection(lambda: self, path, ssl=self._tls, server_hostname=name)
             else:
                 host, _, port = self._address.rpartition(":")
                 await loop.create_connection(lambda: self, host.strip("[]"), int(port), ssl=self._tls)
