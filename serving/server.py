@@ -122,7 +122,8 @@ async def _serve(options: ServerOptions, settings: Settings, core: Core) -> None
     try:
         ready = await asyncio.to_thread(core.manager.wait_until_available, stop)
     except ServingError as error:
-        raise UsageError(f"Failed to start server. Error: {' '.join(error.message.split())}") from error
+        reason = " ".join(error.message.split())
+        raise UsageError(f"Failed to start server. Error: {error.code.name}: {reason}") from error
     if ready:
         credentials = grpc_credentials(settings.tls) if settings.tls else None
         grpc_server = GrpcServer(

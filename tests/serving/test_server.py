@@ -112,7 +112,10 @@ def test_a_broken_model_at_the_start_ends_the_server(exported, put_version, tmp_
     put_version(exported / "linear", tmp_path / "m", 1, manifest=True, change=spoil)
     process, _ = run("--port=0", f"--model_base_path={tmp_path / 'm'}")
     assert process.returncode == 2
-    expected = "error: Failed to start server. Error: Manifest check failed: file saved_model.pb is missing"
+    expected = (
+        "error: Failed to start server. Error: UNKNOWN: 1 servable(s) did not become available: {{{name: default "
+        "version: 1} due to error: DATA_LOSS: Manifest check failed: file saved_model.pb is missing}, }"
+    )
     assert process.stderr.splitlines()[-1] == expected
     assert "Traceback" not in process.stderr
 
