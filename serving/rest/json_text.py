@@ -56,7 +56,7 @@ def parse_json(body: bytes) -> Any:
 
 def parse_json_exactly(body: bytes) -> Any:
     """The first value of a body as RapidJSON reads it: ints have at most 64 bits, decimals are finite or were said not
-    to be.
+    to be. The last binary digits of a double may differ, as RapidJSON's do.
 
     Args:
         body: Untrusted bytes.

@@ -65,7 +65,13 @@ def test_floats(value, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.1, "0.1"), (1 / 3, "0.33333333333333331"), (123456789, "123456789.0"), (1e300, "1e+300"), (math.inf, "Infinity")],
+    [
+        (0.1, "0.1"),
+        (1 / 3, "0.33333333333333331"),
+        (123456789, "123456789.0"),
+        (1e300, "1e+300"),
+        (math.inf, "Infinity"),
+    ],
 )
 def test_doubles(value, text):
     assert decimal_text(value, single=False) == text
