@@ -74,26 +74,23 @@ def read_tls(path: Path) -> TlsSettings:
         tensorflow_serving/config/ssl_config.proto
     """
     message = _read_message(path)
-    settings = TlsSettings(
-        server_key=message.server_key.encode(),
-        server_cert=message.server_cert.encode(),
-        custom_ca=message.custom_ca.encode(),
-        client_verify=message.client_verify,
-    )
-    certificates = _certificates(path, "server_cert", settings.server_cert)
-    _check_pair(path, _private_key(path, settings.server_key), certificates)
-    if settings.client_verify and not settings.custom_ca.strip():
+    key = _private_key(path, message.server_key.encode())
+    certificates = _certificates(path, "server_cert", message.server_cert.encode())
+    _check_pair(path, key, certificates)
+    if message.client_verify and not message.custom_ca.strip():
         raise _mistake(path, "client_verify needs custom_ca, the authority that the clients' certificates come from")
-    authorities = _certificates(path, "custom_ca", settings.custom_ca) if settings.custom_ca.strip() else []
+    authorities = _certificates(path, "custom_ca", message.custom_ca.encode()) if message.custom_ca.strip() else []
     for field, checked in (("server_cert", certificates), ("custom_ca", authorities)):
         for certificate in checked:
             _check_dates(path, field, certificate)
-    if authorities and not settings.client_verify:
+    if authorities and not message.client_verify:
         logger.warning(
             "--%s: custom_ca has no effect without client_verify: no client is asked for a certificate", _FLAG
         )
     if path.stat().st_mode & 0o007:
         logger.warning("--%s: %s holds a private key and other users may read it: chmod 600 %s", _FLAG, path, path)
+    # Written anew, so that gRPC and OpenSSL, which differ in what text they take around it, get the same.
+    settings = TlsSettings(_key_text(key), _text(certificates), _text(authorities), message.client_verify)
     ssl_context(settings)  # OpenSSL refuses more, weak keys for instance
     return settings
 
@@ -132,6 +129,8 @@ def ssl_context(settings: TlsSettings) -> ssl.SSLContext:
             context.verify_mode = ssl.CERT_REQUIRED
     except ssl.SSLError as error:
         raise UsageError(f"--{_FLAG}: OpenSSL refuses the key or a certificate: {error.reason or error}") from None
+    except OSError as error:
+        raise UsageError(f"--{_FLAG}: no temporary file can be written: {error}; set TMPDIR to a folder") from None
     return context
 
 
@@ -182,6 +181,18 @@ def _certificates(path: Path, field: str, pem: bytes) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
         raise _mistake(path, f"{field} is no certificate in PEM: {_expected(pem, 'CERTIFICATE')}") from None
+
+
+def _key_text(key: Any) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _text(certificates: Sequence[x509.Certificate]) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 
 def _check_pair(path: Path, key: Any, certificates: Sequence[x509.Certificate]) -> None:

@@ -16,7 +16,7 @@ import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -31,7 +31,8 @@ DEFAULT_ACTIONS: tuple[Action, ...] = ("infer", "read")
 POLL_SECONDS = 2.0
 
 _KEYS = ("name", "sha256", "models", "actions", "expires", "requests_per_second", "burst", "max_concurrent")
-_NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,100}")
+_MAX_NAME = 100
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -202,8 +203,8 @@ def parse_token(entry: Any, number: int) -> Token:
         raise UsageError(f"{where}: expected an object with {', '.join(_KEYS)}")
     _known_keys(where, entry, _KEYS)
     name = entry.get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UsageError(f"{where}: name must be a text of 1 to 100 characters without spaces")
+    if not isinstance(name, str) or not 1 <= len(name) <= _MAX_NAME or " " in name or not name.isprintable():
+        raise UsageError(f"{where}: name must be a text of 1 to {_MAX_NAME} printable characters without spaces")
     where = f"token {number} ({name})"
     digest = entry.get("sha256")
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
@@ -245,7 +246,8 @@ def _near(word: str, known: tuple[str, ...]) -> str:
 
 
 def _texts(where: str, key: str, value: Any, expected: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
+    valid = isinstance(value, list) and value
+    if not valid or not all(isinstance(item, str) and item and item.isprintable() for item in value):
         raise UsageError(f"{where}: {key} must be {expected}")
     return tuple(value)
 
@@ -267,9 +269,10 @@ def _time(where: str, value: Any) -> float | None:
         return None
     try:
         time = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        time = None
-    if time is None or time.tzinfo is None:
+        valid = time.tzinfo is not None and time.astimezone(UTC) > _EPOCH
+    except (TypeError, ValueError, OverflowError):
+        valid = False
+    if not valid:
         raise UsageError(
             f"{where}: expires must be a date and time with its zone such as 2027-01-31T00:00:00Z, "
             f"but {value!r} was given"

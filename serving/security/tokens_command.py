@@ -38,6 +38,7 @@ def create(path: Path, entry: dict[str, Any]) -> str:
     Raises:
         UsageError: The name is used already, the entry or the file is wrong, or the file cannot be written.
     """
+    path = path.resolve()  # a link stays one
     token = secrets.token_urlsafe(32)  # 256 bits of the system's randomness
     digest = hashlib.sha256(token.encode()).hexdigest()
     with locked_folder(path.parent):
@@ -55,6 +56,7 @@ def revoke(path: Path, name: str) -> None:
     Raises:
         UsageError: There is none of this name, or the file is wrong or cannot be written.
     """
+    path = path.resolve()
     with locked_folder(path.parent):
         tokens = read_tokens(path)
         kept = tuple(token for token in tokens if token.name != name)

@@ -1,14 +1,17 @@
 """Who gets in, what they may do, how much of it, and how quickly that is decided."""
 
+import hashlib
 import statistics
 import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving.errors import Code, ServingError
 from serving.security.gate import Gate
-from serving.security.tokens import TokensFile
+from serving.security.tokens import Token, TokensFile
 
 
 @pytest.fixture
@@ -58,6 +61,14 @@ def test_a_wrong_token(gate, header):
     made = gate(SHOP)
     for _ in range(2):
         assert refusal(made.authenticate, header) == (Code.UNAUTHENTICATED, "the bearer token is not valid")
+
+
+@given(st.text() | st.text().map("Bearer {}".format))
+def test_no_header_breaks_it(header):
+    class Source:
+        tokens = (Token("shop", hashlib.sha256(b"secret").digest(), ("*",)),)
+
+    assert refusal(Gate(Source()).authenticate, header)[0] == Code.UNAUTHENTICATED
 
 
 def test_the_hash_is_no_token(gate):

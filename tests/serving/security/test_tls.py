@@ -182,6 +182,23 @@ def test_rsa_and_a_chain_are_taken(certificates, ssl_config):
     assert "PRIVATE" not in repr(settings)
 
 
+def test_text_around_the_pem_does_not_matter(certificates, ssl_config):
+    issued, note = certificates.server, "# 我们的 authority\nsubject=/CN=x\n"
+    plain = issued.private.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
+    parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
+    settings = read_tls(
+        ssl_config(
+            server_key=parameters + plain,  # as `openssl ecparam -genkey` writes it
+            server_cert=note + issued.cert,
+            custom_ca=note + certificates.ca.cert + note + certificates.other_ca.cert,
+            client_verify=True,
+        )
+    )
+    assert settings.server_key.decode() == issued.key
+    assert settings.custom_ca.decode() == certificates.ca.cert + certificates.other_ca.cert
+    assert len(ssl_context(settings).get_ca_certs()) == 2
+
+
 def test_a_weak_key_is_refused(certificates, ssl_config):
     issued = type(certificates.server)("weak", certificates.ca, private=rsa.generate_private_key(65537, 1024))
     told = mistake(ssl_config(server_key=issued.key, server_cert=issued.cert))

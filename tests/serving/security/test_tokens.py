@@ -6,12 +6,15 @@ import logging
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving.errors import UsageError
-from serving.security.tokens import TokensFile, read_tokens
+from serving.security.tokens import TokensFile, parse_token, read_tokens
 
 DIGEST = hashlib.sha256(b"secret").hexdigest()
 OTHER = hashlib.sha256(b"other").hexdigest()
+KEYS = ("name", "sha256", "models", "actions", "expires", "requests_per_second", "burst", "max_concurrent")
 SHOP = {"name": "shop", "sha256": DIGEST, "models": ["dense"]}
 
 
@@ -82,7 +85,9 @@ MISTAKES = [
     ({"tokens": [{**SHOP, "rights": []}]}, ": token 1: unknown key 'rights'; expected name, sha256"),
     ({"tokens": [SHOP, {**SHOP, "sha256": OTHER}]}, ": token 2: the name 'shop' is used by another token already"),
     ({"tokens": [SHOP, {**SHOP, "name": "x"}]}, ": token 2: 'x' and 'shop' are the same token"),
-    ({"tokens": [{**SHOP, "name": "a b"}]}, ": token 1: name must be a text of 1 to 100 characters without spaces"),
+    ({"tokens": [{**SHOP, "name": "a b"}]}, ": token 1: name must be a text of 1 to 100 printable characters wi"),
+    ('{"tokens": [{"name": "\\ud800"}]}', ": token 1: name must be a text of 1 to 100 printable characters"),
+    ({"tokens": [{**SHOP, "models": ["\ud800"]}]}, ": models must be a list of"),
     ({"tokens": [{"models": ["*"]}]}, ": token 1: name must be a text"),
     ({"tokens": [{"name": "shop", "models": ["*"]}]}, ": token 1 (shop): sha256 must be the 64 hexadecimal digits"),
     ({"tokens": [{**SHOP, "models": []}]}, ': models must be a list of names such as ["dense", "bert*"], ["*"] for'),
@@ -92,6 +97,7 @@ MISTAKES = [
     ({"tokens": [{**SHOP, "actions": ["admin"]}]}, ': the action admin is about every model, so models must be ["*"]'),
     ({"tokens": [{**SHOP, "expires": "2027-01-31"}]}, "such as 2027-01-31T00:00:00Z, but '2027-01-31' was given"),
     ({"tokens": [{**SHOP, "expires": "2027-01-31T00:00:00"}]}, ": expires must be a date and time with its zone"),
+    ({"tokens": [{**SHOP, "expires": "9999-12-31T23:59:59-14:00"}]}, ": expires must be a date and time with its zone"),
     ({"tokens": [{**SHOP, "expires": 5}]}, ": expires must be a date and time with its zone"),
     ({"tokens": [{**SHOP, "requests_per_second": 0}]}, ": requests_per_second must be a number above 0"),
     ({"tokens": [{**SHOP, "requests_per_second": float("nan")}]}, ": requests_per_second must be a number above 0"),
@@ -99,6 +105,24 @@ MISTAKES = [
     ({"tokens": [{**SHOP, "max_concurrent": True}]}, ": max_concurrent must be a whole number from 1"),
     ({"tokens": [{**SHOP, "burst": 3}]}, ": burst has no effect without requests_per_second"),
 ]  # fmt: skip
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["*", DIGEST, "infer"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*KEYS, "x"]), inner, max_size=8),
+    max_leaves=20,
+)
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, JSON)) | JSON)
+def test_any_json_is_a_token_or_one_clear_mistake(entry):
+    told = ""
+    try:
+        token = parse_token(entry, 1)
+    except UsageError as error:
+        told = str(error)
+    assert "\n" not in told
+    assert told or (token.models and token.burst >= 1)
 
 
 @pytest.mark.parametrize(("content", "text"), MISTAKES)

@@ -97,6 +97,13 @@ def test_what_others_may_do_with_the_file_is_taken_away(tmp_path, before, after)
     assert mode(path) == after
 
 
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "tokens.json")
+    create(tmp_path / "link", {"name": "shop", "models": ["*"]})
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "tokens.json").is_file()
+
+
 def error(arguments, capsys):
     assert main(arguments) == 2
     out, err = capsys.readouterr()
