@@ -4,11 +4,14 @@ import ast
 import copy
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from serving.errors import Code
 from serving.operations.metrics import DEFAULT_PATH, OUR_PREFIX, Metrics
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -21,11 +24,7 @@ OTHERS = {
     "container_memory_working_set_bytes",
     "up",
 }
-STATUSES = {
-    "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED "
-    "RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS "
-    "UNAUTHENTICATED"
-}
+STATUSES = {code.name for code in Code} | {"OK"}
 
 
 def metrics_of_ours():
@@ -129,11 +128,21 @@ def test_every_expression_parses():
         parser.parse("sum by (model_name (rate(x[5m]))")
 
 
+def test_the_alerts_fire_when_they_should():
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    tests = Path(__file__).with_name("alerts_test.yml")
+    tested = {case["alertname"] for case in yaml.safe_load(tests.read_text("utf-8"))["tests"][0]["alert_rule_test"]}
+    assert tested == {rule["alert"] for rule in rules()}
+    done = subprocess.run([promtool, "test", "rules", str(tests)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_statuses_are_grpc_s():
-    known = set(" ".join(STATUSES).split())
     found = re.findall(r'status=~"([^"]*)"', " ".join([*expressions_of_dashboard(), *(r["expr"] for r in rules())]))
     assert len(found) >= 3
-    assert {status for text in found for status in text.split("|")} <= known
+    assert {status for text in found for status in text.split("|")} <= STATUSES
 
 
 def test_the_dashboard_is_one_for_grafana():
