@@ -16,8 +16,8 @@ from serving.errors import Code, ServingError
 Outcome = list[np.ndarray] | BaseException
 
 _DIFFERENT_SHAPES = (
-    "Tensors with name '{}' from different tasks have different shapes and padding is turned off."
-    "Set pad_variable_length_inputs to true, or ensure that all tensors with the same name"
+    "Tensors with name '{}' from different tasks have different shapes and padding is turned off. "
+    "Set pad_variable_length_inputs to true, or ensure that all tensors with the same name "
     "have equal dimensions starting with the first dim."
 )
 
@@ -118,9 +118,14 @@ def _merge(name: str, arrays: Sequence[np.ndarray], parameters: BatchingParamete
 
 
 def _filled(array: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The array, with zeros (empty strings) behind it in every dimension but the first."""
-    missing = [(0, 0)] + [(0, int(size) - have) for size, have in zip(sizes[1:], array.shape[1:], strict=True)]
-    return np.pad(array, missing, constant_values=b"" if array.dtype == object else 0)
+    """The array, with copies of its first element behind it in every dimension but the first, as TensorFlow Serving."""
+    if array.shape[1:] == tuple(sizes[1:]):
+        return array
+    if not array.size:
+        raise ServingError(Code.INVALID_ARGUMENT, "Got empty tensor in batch of non-empty tensors.")
+    filled = np.full((len(array), *sizes[1:]), array.flat[0], array.dtype)
+    filled[tuple(map(slice, array.shape))] = array
+    return filled
 
 
 def _run_rows(
