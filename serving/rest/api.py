@@ -29,13 +29,14 @@ from serving.inference.predict import make_run
 from serving.inference.regress import regress_call
 from serving.model_info import SIGNATURE_FIELD, get_model_metadata, get_model_status
 from serving.operations.metrics import CONTENT_TYPE as METRICS_TYPE
+from serving.operations.request_log import prediction_log
 from serving.rest.compression import MIN_PACKED_BYTES, accepts_gzip, is_gzipped, pack, unpack
 from serving.rest.http import HttpRequest, HttpResponse
 from serving.rest.json_examples import fill_examples_request
 from serving.rest.json_request import parse_predict
 from serving.rest.json_response import classify_body, error_body, predict_body, regress_body
 from serving.rest.proto_json import metadata_body, status_body
-from serving.rest.request_records import examples_record, predict_record
+from serving.rest.predict_messages import predict_messages
 from serving.rest.routes import METRICS_PATH, Route, match_route
 
 logger = logging.getLogger(__name__)
@@ -153,11 +154,9 @@ class RestApi:
             large = _size(results) > LARGE_BYTES
             text = await _call(large, predict_body, outputs, parsed.row_format)
             if core.request_log.wanted(servable.name):
-                spec = _spec(route, parsed.signature_name)
-                answered = model_pb2.ModelSpec(name=servable.name, signature_name=parsed.signature_name)
-                answered.version.value = servable.version
-                record = await _call(large, predict_record, spec, parsed.inputs, answered, outputs)
-                core.request_log.log(servable.name, record)
+                asked = _spec(route, parsed.signature_name)
+                messages = predict_messages(asked, parsed.inputs, servable.version, outputs)
+                core.request_log.log(servable.name, prediction_log(*messages))
             return HttpResponse(200, text, (_JSON,))
 
     async def _infer_examples(self, body: bytes, deadline: float, route: Route, facts: dict[str, Any]) -> HttpResponse:
@@ -176,7 +175,7 @@ class RestApi:
         response = await infer(core, api, request.model_spec, make_call, request, deadline, facts)
         text = await _call(len(body) > LARGE_BYTES, make_body, response)
         if core.request_log.wanted(route.model):
-            core.request_log.log(route.model, examples_record(request, response))
+            core.request_log.log(route.model, prediction_log(request, response))
         return HttpResponse(200, text, (_JSON,))
 
     async def _read(self, request: HttpRequest, route: Route, facts: dict[str, Any]) -> HttpResponse:

@@ -25,7 +25,7 @@ from serving.rest.json_exact import (
     exact_instances,
     is_base64_object,
 )
-from serving.rest.json_text import object_of, parse_json_exactly, signature_name_of, value_text
+from serving.rest.json_text import CONSTANTS, object_of, parse_json_exactly, signature_name_of, value_text
 from serving.tensors import BY_ENUM
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -172,9 +172,8 @@ def _plain_decimals(leaves: list[Any], types: set[type], dtype: int) -> np.ndarr
         if max(integers) > largest_int or min(integers) < -largest_int:
             return None
     decimals = np.array(leaves, np.float64)
-    # An infinite one may have been too many digits, which is an error; only an exact parser tells.
-    with np.errstate(invalid="ignore"):
-        if (np.abs(decimals) > largest).any():
+    for index in np.flatnonzero(np.abs(decimals) > largest).tolist():
+        if not any(leaves[index] is constant for constant in CONSTANTS.values()):
             return None
     return decimals.astype(BY_ENUM[dtype].numpy, copy=False)
 

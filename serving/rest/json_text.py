@@ -8,6 +8,7 @@ knows `Inf`, says what is wrong and where, makes integers beyond 64 bits decimal
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,9 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PARSE_ERROR = re.compile(r"Parse error at offset (\d+): (.*)", re.DOTALL)
 _TEXT_AFTER_VALUE = "The document root must not be followed by other values."
-_DECODER = json.JSONDecoder()
+# These objects and no others: what is infinite and none of them had too many digits for a double.
+CONSTANTS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_DECODER = json.JSONDecoder(parse_constant=CONSTANTS.__getitem__)
 
 
 def parse_json(body: bytes) -> Any:
@@ -39,7 +42,7 @@ def parse_json(body: bytes) -> Any:
 
     Returns:
         Lists, dicts, strings, ints, floats, booleans, None. Quick, and equal to `parse_json_exactly` except that
-        integers may be of any size and decimals beyond a double are infinite.
+        integers may be of any size and decimals beyond a double are infinite, though not one of `CONSTANTS`.
 
     Raises:
         ServingError: INVALID_ARGUMENT with RapidJSON's words and offset.
