@@ -120,6 +120,8 @@ def make_core(options: ServerOptions, settings: Settings, access_log: AccessLog)
         tags=tuple(filter(None, options.saved_model_tags.split(","))),
         intra_op_threads=options.tensorflow_intra_op_parallelism or options.tensorflow_session_parallelism,
         inter_op_threads=options.tensorflow_inter_op_parallelism or options.tensorflow_session_parallelism,
+        trusted_keys=settings.trusted_keys,
+        require_signature=options.require_signed_manifest,
     )
     manager = Manager(
         settings.models,

@@ -34,7 +34,7 @@ _MAX_CALLABLES = 256
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How sessions are made: tags of the graph to load, and threads.
+    """How sessions are made: tags of the graph to load, threads, and whose signatures of versions count.
 
     Inside an op, 0 threads = TensorFlow decides. Between ops, 0 = a request's ops run in the request's own thread:
     requests run beside each other anyway, and waking other threads cost 100 µs of 186 for a small dense model.
@@ -43,6 +43,8 @@ class EngineOptions:
     tags: tuple[str, ...] = ("serve",)
     intra_op_threads: int = 0
     inter_op_threads: int = 0
+    trusted_keys: tuple[bytes, ...] = ()
+    require_signature: bool = False
 
 
 @functools.cache
@@ -188,7 +190,7 @@ def load_model(directory: Path, options: EngineOptions = EngineOptions()) -> Loa
     Raises:
         ServingError: The manifest does not match, or TensorFlow cannot load it; the text says why.
     """
-    verify_manifest(directory)
+    verify_manifest(directory, options.trusted_keys, options.require_signature)
     if not any((directory / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         raise ServingError(
             Code.NOT_FOUND, f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {directory}"
