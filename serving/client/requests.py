@@ -174,7 +174,10 @@ def _fill_example(proto: Any, features: Mapping[str, Any], where: str) -> None:
         if all(isinstance(item, (str, bytes)) for item in values):
             feature.bytes_list.value.extend(item.encode() if isinstance(item, str) else item for item in values)
         elif all(isinstance(item, int) for item in values):
-            feature.int64_list.value.extend(values)
+            try:
+                feature.int64_list.value.extend(map(int, values))
+            except ValueError:
+                raise ClientError(f"{where}, feature {name!r}: {value!r} does not fit int64") from None
         elif all(isinstance(item, (int, float)) for item in values):
             feature.float_list.value.extend(values)
         else:

@@ -1,4 +1,4 @@
-"""The client as library and command, against the shared server."""
+"""The client as a command, against the shared server."""
 
 import json
 import subprocess
@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.client import Client, ClientError
 from serving.client.command import main, plain
-from serving.errors import Code
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -26,62 +24,6 @@ def command(server, capsys):
         return code, captured.out.splitlines(), captured.err
 
     return run
-
-
-def test_predict_arrays_and_lists(client):
-    assert client.predict("linear", {"x": np.float32([[1], [2]])})["y"].tolist() == [[3.0], [5.0]]
-    assert client.predict("linear", {"x": [[1], [2]]}, version=1)["y"].tolist() == [[3.0], [5.0]]
-    answer = client.predict("text", {"text": np.array(["我喜欢", "b"])})
-    assert answer["label"].tolist() == ["<我喜欢>".encode(), b"<b>"]
-    assert answer["length"].tolist() == [3, 1]
-    assert client.predict("text", {"text": ["7.5"]}, signature="number")["number"].tolist() == [7.5]
-
-
-def test_metadata_and_status(client):
-    metadata = client.metadata("many")
-    assert (metadata.model, metadata.version) == ("many", 1)
-    signature = metadata.signatures["serving_default"]
-    assert {name: (info.dtype, info.shape) for name, info in signature.inputs.items()} == {
-        "age": ("float", (-1,)),
-        "city": ("string", (-1,)),
-        "pair": ("int32", (-1, 2)),
-    }
-    assert [(status.version, status.state, status.error_code) for status in client.status("linear")] == [
-        (3, "AVAILABLE", "OK"),
-        (1, "AVAILABLE", "OK"),
-    ]
-
-
-def test_library_errors(client):
-    for call, code, text in (
-        (lambda: client.predict("m", {"x": np.float32([[1]])}), Code.NOT_FOUND, "model not found on server"),
-        (lambda: client.predict("linear", {"z": [1]}), Code.INVALID_ARGUMENT,
-         "unknown input 'z'; the model's inputs are: x"),
-        (lambda: client.predict("linear", {"x": ["a"]}), Code.INVALID_ARGUMENT, "input 'x' cannot be float: "),
-        (lambda: client.predict("linear", {"x": np.array([object()])}), Code.INVALID_ARGUMENT, "input 'x': "),
-        (lambda: client.predict("linear", {"x": [1]}, signature="s"), Code.INVALID_ARGUMENT,
-         "model 'linear' has no signature 's'; it has: __saved_model_init_op, serving_default, slow"),
-        (lambda: client.predict("linear", {"microseconds": np.int64(10**6)}, "slow", timeout=0.3),
-         Code.DEADLINE_EXCEEDED, "did not answer within 0.3 s"),
-        (lambda: client.predict("linear", {"x": np.bool_([[1]])}), Code.INVALID_ARGUMENT,
-         "INVALID_ARGUMENT: Expects arg[0] to be float but bool is provided"),
-    ):  # fmt: skip
-        with pytest.raises(ClientError) as caught:
-            call()
-        assert caught.value.code == code
-        assert text in str(caught.value)
-
-
-def test_the_library_does_not_import_tensorflow_and_does_not_spoil_it(server):
-    script = f"""
-import sys
-from serving.client import Client
-print(Client({server.address!r}).predict("linear", {{"x": [[1]]}})["y"].item(), "tensorflow" in sys.modules)
-import tensorflow as tf
-print(tf.constant(1.0).numpy() + Client({server.address!r}).predict("linear", {{"x": [[1]]}})["y"].item())
-"""
-    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
-    assert process.stdout.splitlines() == ["3.0 False", "4.0"], process.stderr
 
 
 def test_json_input(command):
@@ -295,12 +237,6 @@ def test_help_is_fast():
         return time.monotonic() - start
 
     assert min(seconds() for _ in range(3)) < 0.5
-
-
-def test_a_unix_socket_is_a_target(server):
-    socket = next(item for item in server.process.args if item.startswith("--grpc_socket_path=")).partition("=")[2]
-    with Client(f"unix:{socket}") as client:
-        assert client.predict("linear", {"x": [[1]]})["y"].item() == 3
 
 
 def test_plain_values():
