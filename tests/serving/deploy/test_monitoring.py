@@ -24,7 +24,7 @@ OTHERS = {
     "container_memory_working_set_bytes",
     "up",
 }
-STATUSES = {code.name for code in Code} | {"OK"}
+STATUSES = {code.name for code in Code}
 
 
 def metrics_of_ours():
