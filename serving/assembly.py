@@ -127,6 +127,7 @@ def make_core(options: ServerOptions, settings: Settings, access_log: AccessLog)
         settings.models,
         functools.partial(load_model, options=engine),
         poll_seconds=options.file_system_poll_wait_seconds,
+        on_warm_up=metrics.warm_up,
     )
     runner = Runner(settings.batching, options.adaptive_batching, options.max_queue_seconds, metrics.batch)
     gate = Gate(settings.tokens, options.max_concurrent_requests)

@@ -126,7 +126,8 @@ class Metrics:
 
         Args:
             model: Name of the model.
-            api: `Predict`, `Classify`, `Regress`, `MultiInference`, …
+            api: `Predict`, `Classify`, `Regress` or `MultiInference`; in small letters for REST, as TensorFlow Serving
+                writes it.
             entrypoint: `GRPC` or `REST`.
             status: `OK` or the name of the code, e.g. `INVALID_ARGUMENT`.
             microseconds: From the request's arrival to its answer.
@@ -136,7 +137,7 @@ class Metrics:
             self._request_latency.observe((model, api, entrypoint), microseconds)
 
     def runtime(self, model: str, api: str, microseconds: float) -> None:
-        """Counts the time that the graph took for a request (see `request` for the first two arguments)."""
+        """Counts the time that the graph took for a request ; `api` is `Predict` etc. for both ports."""
         self._runtime_latency.observe((model, api, _RUNTIME), microseconds)
 
     def warm_up(self, model_path: str, status: str, microseconds: float) -> None:
