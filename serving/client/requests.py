@@ -171,6 +171,8 @@ def _fill_example(proto: Any, features: Mapping[str, Any], where: str) -> None:
         feature = proto.features.feature[name]
         values = value.tolist() if hasattr(value, "tolist") else value
         values = list(values) if isinstance(values, (list, tuple)) else [values]
+        if not values:
+            continue  # a feature without values is of no kind
         if all(isinstance(item, (str, bytes)) for item in values):
             feature.bytes_list.value.extend(item.encode() if isinstance(item, str) else item for item in values)
         elif all(isinstance(item, int) for item in values):
