@@ -17,6 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
+from serving.security.signing_command import create_key, sign
+from serving.security.tokens_command import create
+
 DAY = datetime.timedelta(days=1)
 
 
@@ -114,3 +117,45 @@ def tokens_file(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def secure(run_server, exported, put_version, certificates, tmp_path_factory):
+    """A server with two models, linear and hidden, with mutual TLS, tokens and required signatures.
+
+    `.server`, `.rest_port`, `.tokens` (by name), `.file` (of the tokens), `.folder` (with key.pem and the models).
+    """
+    folder = tmp_path_factory.mktemp("secure")
+    create_key(folder / "key.pem", folder / "key.pub.pem")
+    for name in ("linear", "hidden"):
+        change = lambda version: sign(version, folder / "key.pem")  # noqa: E731
+        put_version(exported / "linear", folder / name, 1, manifest=True, change=change)
+    path = folder / "tokens.json"
+    entries = {
+        "shop": {"models": ["linear"]},
+        "slow": {"models": ["*"], "requests_per_second": 0.01, "burst": 2},
+        "old": {"models": ["*"], "expires": "2001-01-01T00:00:00Z"},
+        "leaver": {"models": ["*"]},
+        "friend": {"models": ["*"]},
+        "rest_slow": {"models": ["*"], "requests_per_second": 0.01, "burst": 2},
+        "boss": {"models": ["*"], "actions": ["admin"]},
+    }
+    tokens = {name: create(path, {"name": name, **entry}) for name, entry in entries.items()}
+    fields = {"server_key": certificates.server.key, "server_cert": certificates.server.cert}
+    fields["custom_ca"] = certificates.ca.cert
+    lines = [f"{name}: {json.dumps(text)}" for name, text in fields.items()]
+    (folder / "ssl.config").write_text("\n".join([*lines, "client_verify: true"]))
+    (folder / "ssl.config").chmod(0o600)
+    configs = [
+        f"config {{ name: '{name}' base_path: '{folder / name}' model_platform: 'tensorflow' }}"
+        for name in ("linear", "hidden")
+    ]
+    (folder / "models.config").write_text("model_config_list { " + " ".join(configs) + " }")
+    server = run_server(
+        "--port=0", f"--model_config_file={folder / 'models.config'}", "--file_system_poll_wait_seconds=0.1",
+        f"--ssl_config_file={folder / 'ssl.config'}", f"--auth_tokens_file={path}",
+        f"--trusted_keys_file={folder / 'key.pub.pem'}", "--require_signed_manifest", "--max_num_load_retries=0",
+        "--rest_api_port=-1",
+    ).wait_ready()  # fmt: skip
+    rest_port = int(server.process.stdout.readline().split()[3].rpartition(":")[2])
+    return SimpleNamespace(server=server, rest_port=rest_port, tokens=tokens, file=path, folder=folder)

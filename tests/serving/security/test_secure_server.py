@@ -1,57 +1,20 @@
 """The whole server with mutual TLS, tokens and required signatures: a real process, TensorFlow Serving's own stubs."""
 
-import json
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import grpc
 import numpy as np
 import pytest
 
-from serving.security.signing_command import create_key, sign
-from serving.security.tokens_command import create, revoke
+from serving.security.signing_command import sign
+from serving.security.tokens_command import revoke
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SECONDS = 10
-
-
-@pytest.fixture(scope="module")
-def secure(run_server, exported, put_version, certificates, tmp_path_factory):
-    """A server with two models, linear and hidden, and everything on; `.tokens` by name."""
-    folder = tmp_path_factory.mktemp("secure")
-    create_key(folder / "key.pem", folder / "key.pub.pem")
-    for name in ("linear", "hidden"):
-        change = lambda version: sign(version, folder / "key.pem")  # noqa: E731
-        put_version(exported / "linear", folder / name, 1, manifest=True, change=change)
-    path = folder / "tokens.json"
-    entries = {
-        "shop": {"models": ["linear"]},
-        "slow": {"models": ["*"], "requests_per_second": 0.01, "burst": 2},
-        "old": {"models": ["*"], "expires": "2001-01-01T00:00:00Z"},
-        "leaver": {"models": ["*"]},
-        "boss": {"models": ["*"], "actions": ["admin"]},
-    }
-    tokens = {name: create(path, {"name": name, **entry}) for name, entry in entries.items()}
-    fields = {"server_key": certificates.server.key, "server_cert": certificates.server.cert}
-    fields["custom_ca"] = certificates.ca.cert
-    lines = [f"{name}: {json.dumps(text)}" for name, text in fields.items()]
-    (folder / "ssl.config").write_text("\n".join([*lines, "client_verify: true"]))
-    (folder / "ssl.config").chmod(0o600)
-    configs = [
-        f"config {{ name: '{name}' base_path: '{folder / name}' model_platform: 'tensorflow' }}"
-        for name in ("linear", "hidden")
-    ]
-    (folder / "models.config").write_text("model_config_list { " + " ".join(configs) + " }")
-    server = run_server(
-        "--port=0", f"--model_config_file={folder / 'models.config'}", "--file_system_poll_wait_seconds=0.1",
-        f"--ssl_config_file={folder / 'ssl.config'}", f"--auth_tokens_file={path}",
-        f"--trusted_keys_file={folder / 'key.pub.pem'}", "--require_signed_manifest", "--max_num_load_retries=0",
-    ).wait_ready()  # fmt: skip
-    return SimpleNamespace(server=server, tokens=tokens, file=path, folder=folder)
 
 
 @pytest.fixture(scope="module")
