@@ -197,3 +197,136 @@ def test_no_wait_means_one_look_at_each_configuration(tmp_path, eventually):
     manager.apply([ModelConfig("m", tmp_path, VersionPolicy("all"))])
     eventually(lambda: [status.state for status in manager.statuses("m")] == [State.AVAILABLE] * 2)
     manager.close(5)
+
+
+def test_a_load_that_failed_is_tried_again_as_often_as_the_flags_say(make, eventually):
+    setup = make(max_num_load_retries=2, load_retry_interval_micros=100_000)
+    setup.put(1)
+    setup.broken = {1}
+    setup.manager.start()  # looks every minute: the retries do not wait for that
+    with pytest.raises(ServingError) as caught:
+        setup.manager.wait_until_available(threading.Event())
+    assert setup.events == [("load", 1)] * 3
+    assert caught.value.code == Code.UNKNOWN
+    assert caught.value.message == (
+        "1 servable(s) did not become available: "
+        "{{{name: m version: 1} due to error: DATA_LOSS: version 1 is broken}, }"
+    )
+    setup.poll()
+    assert setup.events == [("load", 1)] * 3
+
+
+def test_a_retry_that_succeeds_is_as_good_as_the_first_try(make):
+    setup = make(max_num_load_retries=5, load_retry_interval_micros=100_000)
+    setup.put(1)
+    setup.broken = {1}
+    setup.manager.start()
+    threading.Timer(0.25, setup.broken.clear).start()
+    assert setup.manager.wait_until_available(threading.Event()) is True
+    assert setup.states() == {1: "AVAILABLE"}
+    assert setup.manager.statuses("m")[0].error is None
+
+
+def test_a_start_waits_a_minute_for_what_may_pass_but_not_for_files_that_are_wrong(make):
+    setup = make(load_retry_interval_micros=60_000_000)
+    setup.put(1)
+    setup.faulty = {1}  # INTERNAL: nobody knows
+    setup.manager.start()
+    stop = threading.Event()
+    threading.Timer(0.5, stop.set).start()
+    assert setup.manager.wait_until_available(stop) is False
+    assert setup.states() == {1: "END"}
+    setup.manager.close(5)
+    setup = make(load_retry_interval_micros=60_000_000)
+    setup.broken = {1}
+    setup.manager.start()
+    with pytest.raises(ServingError, match="version 1 is broken"):
+        setup.manager.wait_until_available(threading.Event())
+
+
+@pytest.mark.parametrize(
+    ("options", "labels", "refused"),
+    [
+        ({}, {"stable": 1}, False),
+        ({}, {"stable": 1, "gone": 7}, True),
+        ({"allow_version_labels_for_unavailable_models": True}, {"gone": 7}, False),
+        ({"force_allow_any_version_labels_for_unavailable_models": True}, {"gone": 7}, False),
+    ],
+)
+def test_labels_at_the_start(make, caplog, options, labels, refused):
+    setup = make(VersionPolicy("all"), labels, **options)
+    setup.put(1, 2)
+    setup.manager.start()
+    assert ("TensorFlow Serving itself refuses labels at start" in caplog.text) == (not options)
+    if not refused:
+        assert setup.manager.wait_until_available(threading.Event()) is True
+        return
+    with pytest.raises(ServingError) as caught:
+        setup.manager.wait_until_available(threading.Event())
+    assert (caught.value.code, caught.value.message) == (
+        Code.FAILED_PRECONDITION,
+        "Request to assign label to version 7 of model m, which is not currently available for inference",
+    )
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_several_models_load_at_once_if_told_to(tmp_path, threads):
+    at_once, most, lock = set(), [0], threading.Lock()
+
+    def load(directory):
+        with lock:
+            at_once.add(directory)
+            most[0] = max(most[0], len(at_once))
+        time.sleep(0.3)
+        with lock:
+            at_once.remove(directory)
+        return Model(1, [])
+
+    for name in "abc":
+        (tmp_path / name / "1").mkdir(parents=True)
+    options = ManagerOptions(num_load_threads=threads)
+    manager = Manager([ModelConfig(name, tmp_path / name) for name in "abc"], load, 0, options)
+    assert not manager.ready()
+    manager.start()
+    assert manager.wait_until_available(threading.Event()) is True
+    assert manager.ready()
+    assert most[0] == max(threads, 1)
+    manager.close(5)
+
+
+def test_one_bad_model_holds_up_nobody(tmp_path, eventually):
+    """Its retries wait, but no thread waits with them."""
+
+    def load(directory):
+        if directory.parent.name == "bad":
+            raise ServingError(Code.UNAVAILABLE, "no")
+        return Model(1, [])
+
+    for name in ("bad", "good"):
+        (tmp_path / name / "1").mkdir(parents=True)
+    manager = Manager([ModelConfig(name, tmp_path / name) for name in ("bad", "good")], load, 0.05)
+    manager.start()
+    eventually(lambda: manager.lease("good").__enter__() if manager.statuses("good") else None)
+    (tmp_path / "good" / "2").mkdir()
+    eventually(lambda: [status.version for status in manager.statuses("good")] == [2, 1])
+    assert not manager.ready()
+    manager.close(0.1)
+
+
+def test_a_load_that_ends_after_the_manager_leaves_nothing_behind(make, eventually):
+    setup = make()
+    setup.put(1)
+    begun, go = threading.Event(), threading.Event()
+    load = setup.load
+
+    def slow(directory):
+        begun.set()
+        go.wait(10)
+        return load(directory)
+
+    manager = Manager([setup.config], slow, 0)
+    manager.start()
+    begun.wait(10)
+    manager.close(0.1)
+    go.set()
+    eventually(lambda: setup.events == [("load", 1), ("unload", 1)])
