@@ -35,8 +35,8 @@ from serving.rest.http import HttpRequest, HttpResponse
 from serving.rest.json_examples import fill_examples_request
 from serving.rest.json_request import parse_predict
 from serving.rest.json_response import classify_body, error_body, predict_body, regress_body
-from serving.rest.proto_json import metadata_body, status_body
 from serving.rest.predict_messages import predict_messages
+from serving.rest.proto_json import metadata_body, status_body
 from serving.rest.routes import METRICS_PATH, Route, match_route
 
 logger = logging.getLogger(__name__)
