@@ -48,7 +48,7 @@ def predict(ask, token, name="linear", **how):
 def test_a_client_with_a_certificate_and_a_token_is_served(ask):
     status, answer = predict(ask, "friend")
     assert status == 200
-    assert answer in ([5.0], [6.0])  # the tests of gRPC swap the model
+    assert answer in ([[5.0]], [[6.0]])  # the tests of gRPC swap the model
 
 
 def test_wrong_missing_and_expired_tokens(ask):
