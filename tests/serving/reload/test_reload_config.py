@@ -1,102 +1,12 @@
-"""Other models at run time, by request and by config file; with models that are plain objects, no TensorFlow graphs."""
+"""HandleReloadConfigRequest: other models at run time, in TensorFlow Serving's order and words."""
 
-import logging
 import threading
 import time
 
 import pytest
-from google.protobuf import text_format
-from tensorflow_serving.apis import model_management_pb2
 
 from serving.errors import Code, ServingError
-from serving.manager import Manager, ManagerOptions
 from serving.model_config import ModelConfig
-from serving.reload import ConfigFileFollower, reload_config
-
-
-class Model:
-    def __init__(self, directory):
-        self.directory = directory
-
-    def close(self):
-        pass
-
-
-class Setup:
-    """A started manager whose models live in a folder; `broken` names directories that cannot be loaded."""
-
-    def __init__(self, folder, **options):
-        self.folder, self.broken, self.hold = folder, set(), threading.Event()
-        self.hold.set()
-        self.put("a", 1)
-        self.manager = Manager([ModelConfig("a", folder / "a")], self.load, 0.05, ManagerOptions(**options))
-        self.manager.start()
-        self.manager.wait_until_available(threading.Event())
-
-    def load(self, directory):
-        self.hold.wait(10)
-        if f"{directory.parent.name}/{directory.name}" in self.broken:
-            raise ServingError(Code.DATA_LOSS, "it is broken")
-        return Model(directory)
-
-    def put(self, name, *versions):
-        for version in versions:
-            (self.folder / name / str(version)).mkdir(parents=True, exist_ok=True)
-
-    def config(self, *models):
-        """Models as `("name", "more of its config")`."""
-        configs = (
-            f'config {{ name: "{name}" base_path: "{self.folder / name}" model_platform: "tensorflow" {more} }}'
-            for name, more in models
-        )
-        return f"model_config_list {{ {' '.join(configs)} }}"
-
-    def reload(self, config, timeout=10):
-        request = model_management_pb2.ReloadConfigRequest()
-        text_format.Parse(config, request.config)
-        return reload_config(self.manager, request, timeout)
-
-    def states(self, name):
-        return {status.version: status.state.name for status in self.manager.statuses(name)}
-
-    def answering(self, name, **how):
-        """The directory of the version that a request gets."""
-        with self.manager.lease(name, **how) as servable:
-            return f"{servable.model.directory.parent.name}/{servable.model.directory.name}"
-
-
-@pytest.fixture
-def make(tmp_path):
-    made = []
-
-    def build(**options):
-        made.append(Setup(tmp_path, **options))
-        return made[-1]
-
-    yield build
-    for setup in made:
-        setup.hold.set()
-        setup.manager.close(5)
-
-
-@pytest.fixture
-def follow(setup):
-    """Follows a config file as long as the test lasts."""
-    followers = []
-
-    def start(path, seconds):
-        followers.append(ConfigFileFollower(setup.manager, path, seconds))
-        followers[-1].start()
-
-    yield start
-    for follower in followers:
-        follower.close()
-
-
-@pytest.fixture
-def setup(make):
-    return make()
-
 
 ALL = "model_version_policy { all {} }"
 
@@ -326,45 +236,3 @@ def test_whoever_wants_hears_of_changes(setup):
     setup.put("b", 1)
     setup.reload(setup.config(("b", "")))
     assert [[config.name for config in configs] for configs in heard] == [["b"]]
-
-
-def test_the_config_file_is_read_again(setup, follow, eventually, caplog):
-    path = setup.folder / "models.config"
-
-    def write(text):  # in one step, as a careful user does: half a file is logged as an error
-        path.with_suffix(".new").write_text(text)
-        path.with_suffix(".new").rename(path)
-
-    write(setup.config(("a", "")))
-    follow(path, 0.02)
-    setup.put("b", 1)
-    write(setup.config(("b", "")))
-    eventually(lambda: setup.states("b") == {1: "AVAILABLE"} and setup.states("a") == {1: "END"})
-    with caplog.at_level(logging.ERROR):
-        for text, complaint in (
-            ("nonsense", "Failed to read ModelServerConfig file: Error parsing text-format tensorflow.serving.Model"),
-            ("", "Failed to read ModelServerConfig file: the model config is empty"),
-            (
-                setup.config(("a", label("x", 9))),
-                "PollFilesystemAndReloadConfig failed to ReloadConfig: Request to assign label to version 9 of model a",
-            ),
-        ):
-            caplog.clear()
-            write(text)
-            eventually(lambda: caplog.messages)
-            time.sleep(0.1)
-            (message,) = caplog.messages  # once, not at every reading
-            assert message.startswith(complaint)
-            assert setup.manager.models() == ("b",)
-    # The file has the last word.
-    write(setup.config(("b", "")))
-    setup.reload(setup.config(("a", ""), ("b", "")))
-    eventually(lambda: setup.manager.models() == ("b",))
-
-
-def test_zero_seconds_mean_never(setup, follow):
-    path = setup.folder / "models.config"
-    path.write_text("model_config_list {}")
-    follow(path, 0)
-    time.sleep(0.1)
-    assert setup.manager.models() == ("a",)
