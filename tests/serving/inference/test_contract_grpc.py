@@ -7,6 +7,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -15,6 +16,7 @@ from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     inference_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
@@ -27,8 +29,8 @@ SERVICES = ("tensorflow.serving.PredictionService", "tensorflow.serving.ModelSer
 
 
 @pytest.fixture(scope="module")
-def channel(run_server, exported, exported_with_examples, put_version, tmp_path_factory):
-    """A server with `half_plus_two` (versions 1 and 123, the label `canary` on 1), `odd` and `linear` (version 0)."""
+def config(exported, exported_with_examples, put_version, tmp_path_factory):
+    """A config file: `half_plus_two` (versions 1 and 123, the label `canary` on 1), `odd` and `linear` (version 0)."""
     folder = tmp_path_factory.mktemp("contract")
     for version in ("1", "00000123"):
         put_version(exported_with_examples / "half_plus_two", folder / "half_plus_two", version)
@@ -42,6 +44,11 @@ def channel(run_server, exported, exported_with_examples, put_version, tmp_path_
         f" config {{ name: 'odd' base_path: '{folder}/odd' model_platform: 'tensorflow' }}"
         f" config {{ name: 'linear' base_path: '{folder}/linear' model_platform: 'tensorflow' }} }}"
     )
+    return config
+
+
+@pytest.fixture(scope="module")
+def channel(run_server, config):
     server = run_server("--port=0", f"--model_config_file={config}").wait_ready()
     with grpc.insecure_channel(server.address) as channel:
         yield channel
@@ -236,6 +243,24 @@ def test_status_of_a_version_folder_with_leading_zeros(channel):
     fill_spec(request.model_spec, "half_plus_two")
     rows = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request).model_version_status
     assert [(row.version, row.state) for row in rows] == [(123, 30), (1, 30)]
+
+
+def test_reload(channel, config):
+    reload_config = model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest
+    assert error(reload_config, model_management_pb2.ReloadConfigRequest()) == (
+        CODE.INVALID_ARGUMENT,
+        "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+        "Only ModelConfigList is currently supported",
+    )
+    request = model_management_pb2.ReloadConfigRequest()
+    text_format.Parse(config.read_text(), request.config)
+    response = reload_config(request)
+    assert (response.status.error_code, response.status.error_message) == (0, "")
+    request.config.model_config_list.config[0].version_labels["canary"] = 7
+    assert error(reload_config, request) == (
+        CODE.FAILED_PRECONDITION,
+        "Request to assign label to version 7 of model half_plus_two, which is not currently available for inference",
+    )
 
 
 def linear_request(**values):
