@@ -34,6 +34,7 @@ class Task:
         queued: When it was queued, in `time.perf_counter()` seconds.
         started: When its batch began to run.
         batch_rows: Rows of that batch, its own among them.
+        shapes: The inputs' shapes without their first dimension: tasks with the same can be batched as they are.
     """
 
     values: list[np.ndarray]
@@ -44,6 +45,13 @@ class Task:
     started: float = 0.0
     batch_rows: int = 0
     shapes: tuple[tuple[int, ...], ...] = field(default=())
+
+    @property
+    def size(self) -> int:
+        """Bytes of the inputs, those of texts and encoded images among them."""
+        return sum(
+            sum(map(len, value.ravel().tolist())) if value.dtype == object else value.nbytes for value in self.values
+        )
 
     @property
     def wanted(self) -> bool:

@@ -20,6 +20,11 @@ _SHORT_RUN_SECONDS = 0.002
 # Runs that cannot be shared wait for nobody: as many at once as TensorFlow Serving has threads for requests.
 _APART_AT_ONCE = max(16, 4 * (os.cpu_count() or 1))
 _PROFILE_WEIGHT = 0.2  # of the newest run in the moving averages
+# A run so short is made on the event loop itself: handing it to a thread and back takes longer. It must have been so
+# short often, with no less data; what a busy machine delays now and then counts against it, and a long run for good.
+_INSTANT_SECONDS, _LONG_SECONDS = 0.001, 0.05
+_INSTANT_RUNS, _MOST_INSTANT_RUNS = 50, 500
+_DELAY_PENALTY, _LONG_RUN_PENALTY = 10, 100_000
 # So few requests are always let in: what is known of a model's speed may be wrong at first.
 _ALWAYS_WELCOME = 16
 
@@ -89,6 +94,7 @@ class AdaptiveQueue:
     Attributes:
         running: Runs under way.
         shareable: Whether requests may share a run; None = still to be tried.
+        scheduled: Whether the runner will look at the queue in the loop's next turn.
     """
 
     def __init__(self, shareable: bool, max_wait_seconds: float) -> None:
@@ -99,12 +105,16 @@ class AdaptiveQueue:
             max_wait_seconds: Requests that would wait longer are refused.
         """
         self.running = 0
+        self.scheduled = False
         self.shareable: bool | None = None if shareable else False
         self._max_wait_seconds = max_wait_seconds
         self._waiting: deque[Task] = deque()
         self._runs = 0
         self._run_seconds = 0.0
         self._row_seconds = 0.0
+        self._waiting_rows = 0
+        self._short_runs = 0
+        self._short_bytes = 0
 
     def offer(self, task: Task, model: str, now: float) -> None:
         """Queues a request.
@@ -129,12 +139,13 @@ class AdaptiveQueue:
                     "of work; try again later",
                 )
         self._waiting.append(task)
+        self._waiting_rows += task.rows
 
     def expected_wait(self) -> float:
         """Seconds until a request that came now would run, as far as earlier runs tell."""
         if self.shareable is False:
             return len(self._waiting) * self._run_seconds / min(_APART_AT_ONCE, os.cpu_count() or 1)
-        return sum(task.rows for task in self._waiting) * self._row_seconds
+        return self._waiting_rows * self._row_seconds
 
     @property
     def free(self) -> bool:
@@ -150,13 +161,18 @@ class AdaptiveQueue:
     def take(self) -> list[Task]:
         """The requests of the next run: the first that waits, and those of the same shapes that fit."""
         while self._waiting:
-            first = self._waiting.popleft()
+            first = self._pop()
             if not first.wanted:
                 continue
             if self.shareable is False or not self._waiting:
                 return [first]
             return [first, *self._companions(first)]
         return []
+
+    def _pop(self) -> Task:
+        task = self._waiting.popleft()
+        self._waiting_rows -= task.rows
+        return task
 
     def _companions(self, first: Task) -> list[Task]:
         rows, limit = first.rows, _FIRST_BATCH_ROWS
@@ -165,7 +181,7 @@ class AdaptiveQueue:
         companions: list[Task] = []
         left: deque[Task] = deque()
         while self._waiting:
-            task = self._waiting.popleft()
+            task = self._pop()
             if not task.wanted:
                 continue
             if task.shapes == first.shapes and rows + task.rows <= limit:
@@ -174,11 +190,26 @@ class AdaptiveQueue:
             else:
                 left.append(task)
         self._waiting = left
+        self._waiting_rows = sum(task.rows for task in left)
         return companions
 
-    def note_run(self, rows: int, seconds: float) -> None:
+    def is_instant(self, tasks: list[Task]) -> bool:
+        """Whether a run of these requests is known to be shorter than its way to a thread and back."""
+        if self._short_runs < _INSTANT_RUNS or (self.shareable is None and len(tasks) > 1):
+            return False
+        return sum(task.size for task in tasks) <= 2 * self._short_bytes
+
+    def note_run(self, tasks: list[Task], seconds: float) -> None:
         """Learns from a run. The first is left out: it prunes and optimises the graph."""
+        rows = sum(task.rows for task in tasks)
         self._runs += 1
+        if seconds > _LONG_SECONDS and self._runs > 1:
+            self._short_runs -= _LONG_RUN_PENALTY
+        elif seconds > _INSTANT_SECONDS:
+            self._short_runs = max(self._short_runs - _DELAY_PENALTY, min(self._short_runs, 0))
+        elif self.shareable is not False:
+            self._short_runs = min(_MOST_INSTANT_RUNS, self._short_runs + 1)
+            self._short_bytes = max(self._short_bytes, sum(task.size for task in tasks))
         if self._runs == 2:
             self._run_seconds, self._row_seconds = seconds, seconds / max(1, rows)
         elif self._runs > 2:

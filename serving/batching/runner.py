@@ -97,7 +97,10 @@ class Runner:
                 self._start_ready_batches()
             else:
                 queue.offer(task, servable.name, time.monotonic())
-                self._start_adaptive(servable, (run.feeds, run.fetches), queue)
+                if not queue.scheduled:
+                    # Not at once: requests that come in the same turn of the loop can then share the run.
+                    queue.scheduled = True
+                    loop.call_soon(self._start_adaptive, servable, (run.feeds, run.fetches), queue)
             return await task.future
         finally:
             if timer is not None:
@@ -149,6 +152,7 @@ class Runner:
     # Ours: a queue starts its own runs.
 
     def _start_adaptive(self, servable: Servable, key: _Key, queue: AdaptiveQueue) -> None:
+        queue.scheduled = False
         while queue.free:
             tasks = queue.take()
             if not tasks:
@@ -187,17 +191,18 @@ class Runner:
         for task in tasks:
             task.started, task.batch_rows = now, rows
         self._on_batch(servable.name, rows, [(now - task.queued) * 1e6 for task in tasks])
+        if isinstance(queue, AdaptiveQueue) and queue.is_instant(tasks):
+            outcomes = self._outcomes(servable.model, key, queue, tasks)
+            seconds = time.perf_counter() - now
+            self._finish(servable, key, queue, tasks, outcomes, seconds)
+            return
         self._threads.submit(self._run_in_thread, asyncio.get_running_loop(), servable, key, queue, tasks)
 
     def _run_in_thread(
         self, loop: asyncio.AbstractEventLoop, servable: Servable, key: _Key, queue: _Queue, tasks: list[Task]
     ) -> None:
         started = time.perf_counter()
-        try:
-            outcomes = self._outcomes(servable.model, key, queue, tasks)
-        except BaseException as error:
-            # Whatever happened, the requests must get an answer; the boundary logs what is no ServingError.
-            outcomes = [error] * len(tasks)
+        outcomes = self._outcomes(servable.model, key, queue, tasks)
         seconds = time.perf_counter() - started
         try:
             loop.call_soon_threadsafe(self._finish, servable, key, queue, tasks, outcomes, seconds)
@@ -205,6 +210,13 @@ class Runner:
             servable.leave()
 
     def _outcomes(self, model: Any, key: _Key, queue: _Queue, tasks: list[Task]) -> Sequence[Outcome]:
+        try:
+            return self._run_tasks(model, key, queue, tasks)
+        except BaseException as error:
+            # Whatever happened, the requests must get an answer; the boundary logs what is no ServingError.
+            return [error] * len(tasks)
+
+    def _run_tasks(self, model: Any, key: _Key, queue: _Queue, tasks: list[Task]) -> Sequence[Outcome]:
         if isinstance(queue, ParameterQueue):
             assert self._parameters is not None
             return run_together(model, *key, tasks, self._parameters)
@@ -253,8 +265,10 @@ class Runner:
                 task.future.set_result(outcome)
         if isinstance(queue, AdaptiveQueue):
             queue.running -= 1
-            queue.note_run(sum(task.rows for task in tasks), seconds)
-            self._start_adaptive(servable, key, queue)
+            queue.note_run(tasks, seconds)
+            if queue.free and not queue.scheduled:
+                queue.scheduled = True
+                asyncio.get_running_loop().call_soon(self._start_adaptive, servable, key, queue)
         else:
             self._start_ready_batches()
 
