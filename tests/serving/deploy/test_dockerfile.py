@@ -1,5 +1,6 @@
 """The image: its Dockerfile, what its build sees, and the part of the lock that it installs."""
 
+import ast
 import importlib.metadata
 import json
 import re
@@ -214,3 +215,28 @@ def test_one_and_several_parents_in_the_lock(tmp_path):
         "z==1 \\\n    --hash=sha256:0\n    # via pandas\n"
     )
     assert names(run_script(str(tmp_path)).stdout) == {"a", "b-c", "d", "numpy", "tensorflow"}
+
+
+def imported_by_the_server():
+    """The libraries that the modules in the image import."""
+    found = set()
+    for file in (REPOSITORY / "serving").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"serving"}
+
+
+def test_the_image_has_every_library_that_the_server_imports():
+    installed, providers = (
+        names(run_script(str(REPOSITORY), "text").stdout),
+        importlib.metadata.packages_distributions(),
+    )
+    missing = {
+        module: providers[module]
+        for module in imported_by_the_server()
+        if not {canonicalize_name(name) for name in providers.get(module, [])} & installed
+    }
+    assert missing == {}
