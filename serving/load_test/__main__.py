@@ -154,8 +154,16 @@ def _numbers(text: str) -> list[int]:
 
 
 def _count(text: str) -> int:
-    (number,) = _numbers(text) if "," not in text else _numbers("")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, but {text!r} was given")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        return seconds(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, but {text!r} was given") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -178,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warm_up", type=seconds, default=1.0, help="seconds before it, not counted (%(default)g)")
     parser.add_argument(
         "--rate",
-        type=seconds,
+        type=_rate,
         metavar="N",
         help="requests a second at fixed times, whether or not earlier ones are answered; a latency counts from the "
         "planned time. Without it each client sends its next request when it has its answer",

@@ -90,6 +90,7 @@ class HttpConnection(Connection):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The end of an answer without a length; otherwise the end of the request."""
+        self.closed = True  # before the client hears of the answer and wants to send its next request
         if self._body and self._length == _UNTIL_CLOSED and error is None:
             self._complete()
         super().connection_lost(error)
