@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from serving.model_config import ModelConfig
 from serving.reload import ConfigFileFollower
 
 
@@ -52,7 +53,7 @@ def test_the_config_file_is_read_again(setup, follow, eventually, caplog):
             assert setup.manager.models() == ("b",)
     # The file has the last word.
     write(setup.config(("b", "")))
-    setup.reload(setup.config(("a", ""), ("b", "")))
+    setup.manager.apply([*setup.manager.configs(), ModelConfig("a", setup.folder / "a")])
     eventually(lambda: setup.manager.models() == ("b",))
 
 
