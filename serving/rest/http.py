@@ -30,7 +30,7 @@ _WRITE_SECONDS = 30.0  # for a client that does not read its answer
 _MAX_PIPELINED = 16
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in http.HTTPStatus
-}
+} | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
 
 
 @dataclass(frozen=True)

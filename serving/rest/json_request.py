@@ -172,9 +172,12 @@ def _plain_decimals(leaves: list[Any], types: set[type], dtype: int) -> np.ndarr
         if max(integers) > largest_int or min(integers) < -largest_int:
             return None
     decimals = np.array(leaves, np.float64)
-    for index in np.flatnonzero(np.abs(decimals) > largest).tolist():
-        if not any(leaves[index] is constant for constant in CONSTANTS.values()):
-            return None
+    beyond = np.abs(decimals) > largest
+    if beyond.any():
+        infinities = CONSTANTS.values()
+        for index in np.flatnonzero(beyond).tolist():
+            if not any(leaves[index] is infinity for infinity in infinities):
+                return None
     return decimals.astype(BY_ENUM[dtype].numpy, copy=False)
 
 

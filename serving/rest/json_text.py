@@ -20,6 +20,9 @@ from serving.rest.numbers import decimal_text
 
 # RapidJSON parses by recursion and does not count: without a limit a body of brackets ends the process.
 MAX_NESTING = 100
+# A list or object takes 25 times the bytes of its brackets, other values up to 10 times theirs: without this limit a
+# body of 100 MB could become some GB.
+MAX_CONTAINERS = 5_000_000
 # Texts of values that errors quote. A client need not get its whole body back.
 MAX_QUOTED = 1024
 
@@ -47,6 +50,7 @@ def parse_json(body: bytes) -> Any:
     Raises:
         ServingError: INVALID_ARGUMENT with RapidJSON's words and offset.
     """
+    _check_containers(body)
     # Python accepts half a surrogate pair, which no UTF-8 string can hold; RapidJSON does not.
     if _SURROGATE.search(body) is None:
         try:
@@ -71,6 +75,7 @@ def parse_json_exactly(body: bytes) -> Any:
 
     if not body:
         raise _parse_error("The document is empty")
+    _check_containers(body)
     skipped = len(_BYTE_ORDER_MARK) if body.startswith(_BYTE_ORDER_MARK) else 0
     text = body[skipped:]
     check_nesting(text)
@@ -165,6 +170,11 @@ def signature_name_of(document: dict[str, Any]) -> str:
             f"JSON Value: {value_text(document)} not formatted correctly. 'signature_name' key must be a string value.",
         )
     return name
+
+
+def _check_containers(body: bytes) -> None:
+    if len(body) > MAX_CONTAINERS and body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
+        raise _parse_error(f"More than {MAX_CONTAINERS} lists and objects")
 
 
 def _parse_error(message: str) -> ServingError:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from serving.errors import Code, ServingError
 from serving.rest.json_request import parse_predict
-from serving.rest.json_text import MAX_NESTING, value_text
+from serving.rest.json_text import MAX_CONTAINERS, MAX_NESTING, value_text
 
 from .conftest import make_signature
 
@@ -44,6 +44,12 @@ def test_what_is_no_json(refusal, body, text):
 @pytest.mark.parametrize("body", ["[" * 100_000, '{"a":' * 100_000, '{"instances": ' + "[" * 500 + "]" * 500 + "}"])
 def test_deep_nesting_is_refused(refusal, body):
     assert refusal(body, x="FLOAT") == f"JSON Parse error: Nested deeper than {MAX_NESTING} levels"
+
+
+def test_too_many_lists(refusal):
+    text = f"JSON Parse error: More than {MAX_CONTAINERS} lists and objects"
+    assert refusal('{"inputs": [' + "[]," * MAX_CONTAINERS + "[]]}", x="FLOAT") == text
+    assert refusal("[" * (MAX_CONTAINERS + 1), x="FLOAT") == text
 
 
 def test_brackets_in_strings_are_no_nesting(read):
