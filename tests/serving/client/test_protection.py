@@ -153,3 +153,30 @@ def test_help_says_where_the_token_comes_from():
     )
     assert "TFBIGMODEL_TOKEN" in process.stdout
     assert "--token_file" in process.stdout
+
+
+def test_the_load_test_takes_the_same_options(small_server, server_credentials, certificates, monkeypatch, capsys):
+    from serving.load_test.__main__ import main as load_test
+
+    def behave(number, path, request, context):
+        guarded(number, path, request, context)
+        if not path.endswith("/GetModelMetadata"):
+            return b""
+        from tensorflow_serving.apis import get_model_metadata_pb2 as messages
+
+        signatures, response = messages.SignatureDefMap(), messages.GetModelMetadataResponse()
+        signatures.signature_def["serving_default"].inputs["x"].dtype = 1
+        response.metadata["signature_def"].Pack(signatures)
+        return response.SerializeToString()
+
+    server = small_server(behave, credentials=server_credentials(mutual=True))
+    own = ["--certificate", str(certificates.client), "--key", str(certificates.client_key)]
+    words = ["--target", server.target, "--model", "m", "--clients", "2", "--seconds", "0.3", "--json", *own]
+    monkeypatch.setenv("TFBIGMODEL_TOKEN", TOKEN)
+    assert load_test([*words, "--ca", str(certificates.ca)]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["requests"] > 10
+    assert row["errors"] == {}
+    assert load_test([*words, "--ca", str(certificates.other_ca)]) == 2
+    assert "cannot be reached" in capsys.readouterr().err
+    assert load_test([*words, "--ca", str(certificates.ca), "--key", str(certificates.server_key)]) == 2
