@@ -38,7 +38,11 @@ def base_path(tmp_path_factory):
 
     module = Rows()
     folder = tmp_path_factory.mktemp("batched") / "rows"
-    tf.saved_model.save(module, str(folder / "1"), signatures={"serving_default": module.serve, "slow": module.slow})
+    tf.saved_model.save(
+        module,
+        str(folder / "1"),
+        signatures={"serving_default": module.serve, "slow": module.slow},
+    )
     return folder
 
 
@@ -46,13 +50,13 @@ def base_path(tmp_path_factory):
 def start(run_server, base_path, tmp_path_factory):
     channels = []
 
-    def start_server(parameters):
-        file = tmp_path_factory.mktemp("parameters") / "batching.txt"
-        file.write_text(parameters)
-        server = run_server(
-            "--port=0", "--model_name=rows", f"--model_base_path={base_path}",
-            "--enable_batching", f"--batching_parameters_file={file}",
-        ).wait_ready()  # fmt: skip
+    def start_server(parameters=None):
+        flags = []
+        if parameters is not None:
+            file = tmp_path_factory.mktemp("parameters") / "batching.txt"
+            file.write_text(parameters)
+            flags = ["--enable_batching", f"--batching_parameters_file={file}"]
+        server = run_server("--port=0", "--model_name=rows", f"--model_base_path={base_path}", *flags).wait_ready()
         channels.append(grpc.insecure_channel(server.address))
         return prediction_service_pb2_grpc.PredictionServiceStub(channels[-1])
 
@@ -162,3 +166,10 @@ def test_rows_of_different_widths_are_padded_on_request(start):
     assert first == {"sum": [6.0, 6.0], "rows": [4, 4], "width": [3, 3]}
     # TensorFlow Serving fills up with the request's first number: here 4 + 4 + 4 and 5 + 4 + 4.
     assert second == {"sum": [12.0, 13.0], "rows": [4, 4], "width": [3, 3]}
+
+
+def test_without_parameters_answers_are_those_of_a_request_alone(start):
+    stub = start()
+    for _ in range(4):
+        answers = ask_at_once(stub, [[[float(number)]] for number in range(30)])
+        assert answers == [{"sum": [float(number)], "rows": [1], "width": [1]} for number in range(30)]

@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
-from tensorflow_serving.apis import (
-    classification_pb2,
-    inference_pb2,
-    model_management_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    regression_pb2,
-)
+from tensorflow_serving.apis import predict_pb2
 
 
 def make_request(model=None, inputs=None, signature="", version=None, label=None, outputs=()):
@@ -230,21 +223,6 @@ def test_many_clients_at_once_each_get_their_own_answer(server, client):
     for thread in threads:
         thread.join()
     assert not wrong
-
-
-def test_calls_that_come_later_say_that_they_are_not_served(server, stub):
-    with grpc.insecure_channel(server.address) as channel:
-        reload_config = model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest
-        for name, call, request in (
-            ("Classify", stub.Classify, classification_pb2.ClassificationRequest()),
-            ("Regress", stub.Regress, regression_pb2.RegressionRequest()),
-            ("MultiInference", stub.MultiInference, inference_pb2.MultiInferenceRequest()),
-            ("HandleReloadConfigRequest", reload_config, model_management_pb2.ReloadConfigRequest()),
-        ):
-            with pytest.raises(grpc.RpcError) as caught:
-                call(request)
-            assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
-            assert caught.value.details() == f"{name} is not served by this server yet"
 
 
 def test_bytes_that_are_no_request_do_not_hurt(server, client):
