@@ -201,9 +201,11 @@ class Runner:
     def _run_in_thread(
         self, loop: asyncio.AbstractEventLoop, servable: Servable, key: _Key, queue: _Queue, tasks: list[Task]
     ) -> None:
+        is_proof = isinstance(queue, AdaptiveQueue) and queue.shareable is None and len(tasks) > 1
         started = time.perf_counter()
         outcomes = self._outcomes(servable.model, key, queue, tasks)
-        seconds = time.perf_counter() - started
+        # A run made twice says nothing of how long one takes.
+        seconds = None if is_proof else time.perf_counter() - started
         try:
             loop.call_soon_threadsafe(self._finish, servable, key, queue, tasks, outcomes, seconds)
         except RuntimeError:  # the loop has ended meanwhile: nobody waits any more
@@ -235,10 +237,11 @@ class Runner:
         if any(isinstance(outcome, BaseException) for outcome in apart):
             return apart  # says nothing of sharing
         if not agree(together, apart):
-            logger.warning(
-                "requests for %s are not run together: a shared run gave other results than separate ones", key[1]
-            )
-            queue.shareable = False
+            if queue.shareable is not False:  # two proofs may be under way
+                queue.shareable = False
+                logger.warning(
+                    "requests for %s are not run together: a shared run gave other results than separate ones", key[1]
+                )
             return apart
         proofs = self._proofs[queue] = self._proofs.get(queue, 0) + 1
         if proofs >= _PROOFS and queue.shareable is None:
@@ -252,7 +255,7 @@ class Runner:
         queue: _Queue,
         tasks: list[Task],
         outcomes: Sequence[Outcome],
-        seconds: float,
+        seconds: float | None,
     ) -> None:
         servable.leave()
         self._running -= 1
@@ -265,7 +268,8 @@ class Runner:
                 task.future.set_result(outcome)
         if isinstance(queue, AdaptiveQueue):
             queue.running -= 1
-            queue.note_run(tasks, seconds)
+            if seconds is not None:
+                queue.note_run(tasks, seconds)
             if queue.free and not queue.scheduled:
                 queue.scheduled = True
                 asyncio.get_running_loop().call_soon(self._start_adaptive, servable, key, queue)

@@ -64,10 +64,10 @@ class RestService:
         """Who sends a request, by its head; health needs no token, nor does a browser that asks whether it may ask."""
         authorization = headers.get("authorization")
         try:
-            if path.startswith("/health/") or (self._cors and method == "OPTIONS"):
-                return None
             if path == self._metrics_path:
                 return self._core.gate.authorise_metrics(authorization, peer)
+            if path.startswith("/health/") or (self._cors and method == "OPTIONS"):
+                return None
             return self._core.gate.authenticate(authorization)
         except ServingError as error:
             return error_response(error)
