@@ -43,7 +43,6 @@ def test_many_requests_on_one_connection(connection):
         assert json.loads(answer) == {"predictions": [[2.0 * number + 1]]}
         assert headers["Content-Type"] == "application/json"
         assert connection.sock.getsockname()[1] == port
-    socket = connection.sock
 
 
 def test_a_body_in_chunks(connection):
