@@ -92,11 +92,13 @@ class BaseClient:
 
     def _open(self, grpc: Any) -> Any:
         """A channel of `grpc` or `grpc.aio`."""
+        # gRPC would ask a proxy named in the environment even for this machine, which no proxy can reach.
+        options = (*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)) if is_loopback(self.target) else CHANNEL_OPTIONS
         if not self._tls:
-            return grpc.insecure_channel(self.target, options=CHANNEL_OPTIONS)
+            return grpc.insecure_channel(self.target, options=options)
         from grpc import ssl_channel_credentials
 
-        return grpc.secure_channel(self.target, ssl_channel_credentials(*self._pem), options=CHANNEL_OPTIONS)
+        return grpc.secure_channel(self.target, ssl_channel_credentials(*self._pem), options=options)
 
     def _call(self, attempt: Attempt) -> Any:
         """GRPC's callable for an attempt, kept because making it takes as long as some calls."""

@@ -110,12 +110,13 @@ class Calls:
 
         terms = Terms(timeout, self._headers, request_id)
         known = ModelSpec(spec.name, spec.version, spec.label)
+        metadata = self._metadata.get(known)
         arrays = {}
         for name, value in inputs.items():
             if not isinstance(value, np.ndarray):
-                if known not in self._metadata:
-                    self._metadata[known] = yield from self._ask_metadata(known, terms)
-                value = converted(value, name, self._metadata[known], spec.signature)
+                if metadata is None:
+                    metadata = self._metadata[known] = yield from self._ask_metadata(known, terms)
+                value = converted(value, name, metadata, spec.signature)
             arrays[name] = value
         request = predict_request(spec, arrays, outputs)
         try:

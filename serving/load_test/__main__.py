@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from serving.load_test.measure import Result, Target
 
 _COLUMNS = ("clients", "requests/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "errors")
+_FULL_LOAD = 0.9
 _PERCENTILES = (50, 90, 99, 100)
 
 
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not options.json:
                 for kind, text in result.error_texts.items():
                     _print(f"  {result.errors[kind]} × {kind}: {' '.join(text.split())}")
+                if result.generator_load > _FULL_LOAD:
+                    _print("  the load generator itself was at its limit: the server may be able to do more")
             answered = answered and result.requests > 0
     except UsageError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -138,6 +141,7 @@ def as_dictionary(result: Result) -> dict[str, Any]:
         },
         "errors": dict(result.errors),
         "error_texts": result.error_texts,
+        "generator_load": result.generator_load,
     }
 
 

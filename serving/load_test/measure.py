@@ -42,6 +42,8 @@ class Result:
         error_texts: What was said first, for each kind.
         latencies_ms: Of the good answers to requests sent in that time, in the order of their arrival.
         error_latencies_ms: Of the errors.
+        generator_load: The part of one processor core that the load generator itself took, with the warm-up; near 1
+            it, and not the server, is what was measured.
     """
 
     clients: int
@@ -51,6 +53,7 @@ class Result:
     error_texts: dict[str, str]
     latencies_ms: np.ndarray
     error_latencies_ms: np.ndarray
+    generator_load: float
 
     @property
     def requests_per_second(self) -> float:
@@ -145,7 +148,7 @@ class _Load:
         self.error_texts: dict[str, str] = {}
 
     async def run(self, seconds: float, warm_up: float, stop: threading.Event | None) -> Result:
-        start = time.perf_counter()
+        start, processor_start = time.perf_counter(), time.thread_time()
         self.begin, self.end = start + warm_up, start + warm_up + seconds
         arrivals = None
         if self.rate is None:
@@ -174,6 +177,7 @@ class _Load:
             self.error_texts,
             np.array(self.latencies) * 1000,
             np.array(self.error_latencies) * 1000,
+            (time.thread_time() - processor_start) / (time.perf_counter() - start),
         )
 
     def next(self, client: _Client) -> None:

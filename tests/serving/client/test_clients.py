@@ -1,6 +1,7 @@
 """Both clients against the shared server and against small ones: what is sent, and what comes back."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -223,6 +224,15 @@ print(tf.constant(1.0).numpy() + Client({server.address!r}).predict("linear", {{
 """
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
     assert process.stdout.splitlines() == ["3.0 5.0", "False", "4.0"], process.stderr
+
+
+def test_a_proxy_is_not_asked_for_this_machine(server):
+    script = f"from serving.client import Client; print(Client({server.address!r}).status('many')[0].version)"
+    process = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY,
+        env={**os.environ, "http_proxy": "http://127.0.0.1:1", "no_proxy": ""},
+    )  # fmt: skip
+    assert process.stdout == "1\n", process.stderr
 
 
 def test_a_unix_socket_is_a_target(connect, server):

@@ -58,6 +58,7 @@ def test_closed_loop(slow_server):
     assert 20 <= result.latencies_ms.min() < 25
     assert result.percentile(50) == np.percentile(result.latencies_ms, 50)
     assert result.errors == {}
+    assert 0 < result.generator_load < 0.2
 
 
 def test_open_loop_keeps_its_rate(slow_server):
