@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from json.decoder import JSONArray, JSONObject  # type: ignore[attr-defined]
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,11 @@ _PARSE_ERROR = re.compile(r"Parse error at offset (\d+): (.*)", re.DOTALL)
 _TEXT_AFTER_VALUE = "The document root must not be followed by other values."
 # These objects and no others: what is infinite and none of them had too many digits for a double.
 CONSTANTS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+# Of rows a list of lists or objects is made; a list of numbers is read at once.
+_ROWS = re.compile(r"\[[ \t\n\r]*[\[{]")
+LARGE_TEXT = 256 * 1024
 _DECODER = json.JSONDecoder(parse_constant=CONSTANTS.__getitem__)
+_scan: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined]
 
 
 def parse_json(body: bytes) -> Any:
@@ -55,10 +60,28 @@ def parse_json(body: bytes) -> Any:
     if _SURROGATE.search(body) is None:
         try:
             text = body.removeprefix(_BYTE_ORDER_MARK).decode("utf-8")
-            return _DECODER.raw_decode(text, _WHITE_SPACE.match(text).end())[0]  # type: ignore[union-attr]
+            start = _WHITE_SPACE.match(text).end()  # type: ignore[union-attr]
+            return _first_value(text, start) if len(text) > LARGE_TEXT else _DECODER.raw_decode(text, start)[0]
         except (ValueError, RecursionError):
             pass  # a number of very many digits is a ValueError too; RapidJSON says what is wrong
     return parse_json_exactly(body)
+
+
+def _first_value(text: str, start: int) -> Any:
+    """As `raw_decode`, but the rows of the lists in the outermost object are read one by one.
+
+    The C scanner keeps Python's lock until it returns. This is called in a thread: between the rows, the event loop
+    gets its turn.
+    """
+    if not text.startswith("{", start):
+        return _DECODER.raw_decode(text, start)[0]
+    return JSONObject((text, start + 1), True, _scan_member, None, None)[0]
+
+
+def _scan_member(text: str, start: int) -> tuple[Any, int]:
+    if _ROWS.match(text, start):
+        return JSONArray((text, start + 1), _scan)
+    return _scan(text, start)
 
 
 def parse_json_exactly(body: bytes) -> Any:

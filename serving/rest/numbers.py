@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import numpy as np
 
 SHORT_DIGITS = 6
 FLOAT_DIGITS, DOUBLE_DIGITS = 9, 17
+_STEP = 8192
 
 
 def decimal_texts(values: np.ndarray) -> list[str]:
@@ -25,6 +27,10 @@ def decimal_texts(values: np.ndarray) -> list[str]:
         >>> decimal_texts(np.float32([0.2, 3, 9e6, 0.1234567]))
         ['0.2', '3.0', '9e+06', '0.123456702']
     """
+    if len(values) > _STEP:
+        # In steps, because formatting keeps Python's lock: between them the event loop gets its turn.
+        steps = (decimal_texts(values[start : start + _STEP]) for start in range(0, len(values), _STEP))
+        return list(chain.from_iterable(steps))
     if not len(values):
         return []
     short = _formatted(values, SHORT_DIGITS)

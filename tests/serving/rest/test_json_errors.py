@@ -1,6 +1,7 @@
 """Every way a Predict body can be wrong, with TensorFlow Serving's words."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from serving.errors import Code, ServingError
 from serving.rest.json_request import parse_predict
-from serving.rest.json_text import MAX_CONTAINERS, MAX_NESTING, value_text
+from serving.rest.json_text import MAX_CONTAINERS, MAX_NESTING, _first_value, value_text
 
 from .conftest import make_signature
 
@@ -244,6 +245,24 @@ def answer_or_refuse(body, signatures):
 def test_any_bytes_are_answered_or_refused(body, signatures):
     answer_or_refuse(body, signatures)
     answer_or_refuse(b'{"instances": [' + body + b"]}", signatures)
+
+
+@given(st.binary(max_size=30), st.integers(0, 200), st.booleans())
+def test_large_bodies_are_read_as_small_ones_are(damage, position, insert):
+    """They go another way: the rows of the outermost lists one by one."""
+    small = bytearray(
+        b' {"instances" : [ [1, 2.5] , [NaN, -3e5], [Infinity, 1]], "b": {"c": [[]]}, "signature_name": ""} x'
+    )
+    small[position : position + (0 if insert else len(damage))] = damage
+    text = bytes(small).decode("utf-8", "replace")
+    start = len(text) - len(text.lstrip(" \t\n\r"))
+    try:
+        expected = repr(json.JSONDecoder().raw_decode(text, start)[0])
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            _first_value(text, start)
+    else:
+        assert repr(_first_value(text, start)) == expected
 
 
 @given(VALUES, st.sampled_from(["instances", "inputs"]), st.sampled_from(SIGNATURES), st.data())
