@@ -5,21 +5,20 @@ Both live on the event loop alone. A queue says which requests run next; threads
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 
 from serving.batching.batch import Task
 from serving.batching.parameters import BatchingParameters
+from serving.batching.profile import Profile
 from serving.errors import Code, ServingError
 
-# A shared run should not make its requests wait longer than this for each other.
-_LONGEST_SHARED_RUN_SECONDS = 0.05
-_FIRST_BATCH_ROWS, _LARGEST_BATCH_ROWS = 32, 512
 # Below this a second thread costs more, in waiting for Python's lock, than it gains.
 _SHORT_RUN_SECONDS = 0.002
 # Runs that cannot be shared wait for nobody: as many at once as TensorFlow Serving has threads for requests.
 _APART_AT_ONCE = max(16, 4 * (os.cpu_count() or 1))
-_PROFILE_WEIGHT = 0.2  # of the newest run in the moving averages
+_SHARED_AT_ONCE = max(2, os.cpu_count() or 1)
 # A run so short is made on the event loop itself: handing it to a thread and back takes longer. It must have been so
 # short often, with no less data; what a busy machine delays now and then counts against it, and a long run for good.
 _INSTANT_SECONDS, _LONG_SECONDS = 0.001, 0.05
@@ -109,9 +108,7 @@ class AdaptiveQueue:
         self.shareable: bool | None = None if shareable else False
         self._max_wait_seconds = max_wait_seconds
         self._waiting: deque[Task] = deque()
-        self._runs = 0
-        self._run_seconds = 0.0
-        self._row_seconds = 0.0
+        self._profile = Profile()
         self._waiting_rows = 0
         self._short_runs = 0
         self._short_bytes = 0
@@ -127,7 +124,7 @@ class AdaptiveQueue:
         Raises:
             ServingError: UNAVAILABLE, it would wait too long.
         """
-        if len(self._waiting) >= _ALWAYS_WELCOME:
+        if len(self._waiting) >= _ALWAYS_WELCOME and self._profile.is_trusted:
             wait = self.expected_wait()
             patience = self._max_wait_seconds
             if task.deadline is not None:
@@ -144,8 +141,9 @@ class AdaptiveQueue:
     def expected_wait(self) -> float:
         """Seconds until a request that came now would run, as far as earlier runs tell."""
         if self.shareable is False:
-            return len(self._waiting) * self._run_seconds / min(_APART_AT_ONCE, os.cpu_count() or 1)
-        return self._waiting_rows * self._row_seconds
+            return len(self._waiting) * self._profile.seconds(1) / min(_APART_AT_ONCE, os.cpu_count() or 1)
+        rows = self._profile.shared_rows()
+        return math.ceil(self._waiting_rows / rows) * self._profile.seconds(min(rows, self._waiting_rows)) / self._limit
 
     @property
     def free(self) -> bool:
@@ -156,7 +154,7 @@ class AdaptiveQueue:
     def _limit(self) -> int:
         if self.shareable is False:
             return _APART_AT_ONCE
-        return 1 if self._runs and self._run_seconds < _SHORT_RUN_SECONDS else max(2, os.cpu_count() or 1)
+        return 1 if self._profile.runs > 1 and self._profile.seconds(1) < _SHORT_RUN_SECONDS else _SHARED_AT_ONCE
 
     def take(self) -> list[Task]:
         """The requests of the next run: the first that waits, and those of the same shapes that fit."""
@@ -175,9 +173,7 @@ class AdaptiveQueue:
         return task
 
     def _companions(self, first: Task) -> list[Task]:
-        rows, limit = first.rows, _FIRST_BATCH_ROWS
-        if self._row_seconds:
-            limit = min(_LARGEST_BATCH_ROWS, int(_LONGEST_SHARED_RUN_SECONDS / self._row_seconds))
+        rows, limit = first.rows, self._profile.shared_rows()
         companions: list[Task] = []
         left: deque[Task] = deque()
         while self._waiting:
@@ -200,21 +196,17 @@ class AdaptiveQueue:
         return sum(task.size for task in tasks) <= 2 * self._short_bytes
 
     def note_run(self, tasks: list[Task], seconds: float) -> None:
-        """Learns from a run. The first is left out: it prunes and optimises the graph."""
-        rows = sum(task.rows for task in tasks)
-        self._runs += 1
-        if seconds > _LONG_SECONDS and self._runs > 1:
+        """Learns from a run."""
+        self._profile.note(sum(task.rows for task in tasks), seconds)
+        if self._profile.runs == 1:
+            return  # it pruned and optimised the graph, and says nothing of the next
+        if seconds > _LONG_SECONDS:
             self._short_runs -= _LONG_RUN_PENALTY
         elif seconds > _INSTANT_SECONDS:
             self._short_runs = max(self._short_runs - _DELAY_PENALTY, min(self._short_runs, 0))
         elif self.shareable is not False:
             self._short_runs = min(_MOST_INSTANT_RUNS, self._short_runs + 1)
             self._short_bytes = max(self._short_bytes, sum(task.size for task in tasks))
-        if self._runs == 2:
-            self._run_seconds, self._row_seconds = seconds, seconds / max(1, rows)
-        elif self._runs > 2:
-            self._run_seconds += _PROFILE_WEIGHT * (seconds - self._run_seconds)
-            self._row_seconds += _PROFILE_WEIGHT * (seconds / max(1, rows) - self._row_seconds)
 
     def __len__(self) -> int:
         """Requests that wait."""
