@@ -75,6 +75,10 @@ def serve(options: ServerOptions, warnings: Sequence[str] = ()) -> None:
     Raises:
         UsageError: Bad paths or configuration, a port that is taken, a model that cannot be loaded.
     """
+    # Until the event loop takes the signals over, they are noted: importing TensorFlow takes seconds.
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *unused: stop.set())
     settings = read_settings(options)
     if options.rest_api_port == options.port and options.port:
         raise UsageError(f"--rest_api_port and --port are both {options.port}: give REST another port")
@@ -90,6 +94,8 @@ def serve(options: ServerOptions, warnings: Sequence[str] = ()) -> None:
 
     from serving.engine import tensorflow
 
+    # gRPC would write a line for each failed handshake: whoever can connect could fill the disk.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     tensorflow()  # first: the protocol's messages, imported next, load TensorFlow too, and without our settings
     import uvloop
 
@@ -103,18 +109,18 @@ def serve(options: ServerOptions, warnings: Sequence[str] = ()) -> None:
 
     core = make_core(options, settings, access_log)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(options, settings, core))
+        runner.run(_serve(options, settings, core, stop))
     access_log.close()
     logger.info("stopped")
 
 
-async def _serve(options: ServerOptions, settings: Settings, core: Core) -> None:
+async def _serve(options: ServerOptions, settings: Settings, core: Core, stop: threading.Event) -> None:
     """What `serve` does on the event loop."""
     from serving.grpc_service import GrpcServer
     from serving.security.tls import grpc_credentials, ssl_context
 
     # The thread that waits for the models looks at `stop`, the event loop waits for `stopped`.
-    stop, stopped, hurry = threading.Event(), asyncio.Event(), asyncio.Event()
+    stopped, hurry = asyncio.Event(), asyncio.Event()
     _on_signals(stop, stopped, hurry, core.access_log.reopen)
     core.manager.start()
     if settings.tokens is not None:
@@ -179,6 +185,8 @@ def _on_signals(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     loop.add_signal_handler(signal.SIGHUP, reopen_logs)
+    if stop.is_set():
+        stopped.set()
 
 
 def version_text() -> str:

@@ -6,14 +6,13 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from serving.client import Client, ClientError
-from serving.flags import ServerOptions
-from serving.server import option_warnings
 
 
 def run(*arguments, seconds=60):
@@ -57,7 +56,7 @@ MISTAKES = {
     "bad number": (["--port=abc"], "--port must be a whole number from 0 to 65535, but 'abc' was given"),
     "relative path": (
         ["--model_base_path=models"],
-        "Expected model default to have an absolute path; got base_path()=models",
+        "Expected model default to have an absolute path or URI; got base_path()=models",
     ),
     "missing path": (
         ["--model_base_path={tmp}/nowhere", "--model_name=m"],
@@ -80,9 +79,29 @@ MISTAKES = {
         ["--model_base_path={tmp}", "--port={port}"],
         "cannot listen on 127.0.0.1:{port}: the port is in use",
     ),
+    "beyond this machine": (
+        ["--port=0", "--model_base_path={tmp}", "--host=0.0.0.0"],
+        "--host=0.0.0.0 can be reached from other machines, without TLS and tokens: give --ssl_config_file and",
+    ),
+    "one port for both": (
+        ["--model_base_path={tmp}", "--port=8600", "--rest_api_port=8600"],
+        "--rest_api_port and --port are both 8600: give REST another port",
+    ),
+    "REST port in use": (
+        ["--model_base_path={tmp}", "--port=0", "--rest_api_port={port}"],
+        "cannot listen on 127.0.0.1:{port}: the port is in use",
+    ),
+    "batching without being asked": (
+        ["--model_base_path={tmp}", "--batching_parameters_file={tmp}/b"],
+        "--batching_parameters_file has an effect only with --enable_batching; give both or neither",
+    ),
+    "no log folder": (
+        ["--port=0", "--model_base_path={tmp}", "--access_log_file={tmp}/none/log"],
+        "--access_log_file: cannot write {tmp}/none/log: No such file or directory; expected",
+    ),
     "no such host": (
         ["--model_base_path={tmp}", "--host=no.such.host.invalid"],
-        "cannot listen on no.such.host.invalid:",
+        "--host: 'no.such.host.invalid' is no address of this machine, and no name of one:",
     ),
 }  # fmt: skip
 
@@ -98,11 +117,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(case, tmp_path, taken_port):
     assert line.startswith("error: " + text.format(tmp=tmp_path, port=taken_port))
 
 
-def test_listening_beyond_this_machine_is_warned_of():
-    text = "whoever reaches this address may use the models, without encryption"
-    assert option_warnings(ServerOptions(host="0.0.0.0")) == [f"--host=0.0.0.0: {text}"]
-    for host in ("127.0.0.1", "::1", "localhost"):
-        assert option_warnings(ServerOptions(host=host)) == []
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def test_a_broken_model_at_the_start_ends_the_server(exported, put_version, tmp_path):
@@ -110,7 +128,7 @@ def test_a_broken_model_at_the_start_ends_the_server(exported, put_version, tmp_
         (folder / "saved_model.pb").unlink()
 
     put_version(exported / "linear", tmp_path / "m", 1, manifest=True, change=spoil)
-    process, _ = run("--port=0", f"--model_base_path={tmp_path / 'm'}")
+    process, _ = run("--port=0", f"--model_base_path={tmp_path / 'm'}", "--load_retry_interval_micros=100000")
     assert process.returncode == 2
     expected = (
         "error: Failed to start server. Error: UNKNOWN: 1 servable(s) did not become available: {{{name: default "
@@ -126,8 +144,10 @@ def test_it_waits_for_the_first_version_warns_and_drains_on_sigterm(
     """One process for several steps of a server's life, because each start takes seconds."""
     base, path = tmp_path / "m", tmp_path / "grpc.socket"
     base.mkdir()
+    rest_port = free_port()
     server = run_server(
-        "--port=0", "--rest_api_port=8501", "--enable_batching", "--model_name=m", f"--model_base_path={base}",
+        "--port=0", f"--rest_api_port={rest_port}", "--prefer_tflite_model", "--model_name=m",
+        f"--model_base_path={base}",
         "--file_system_poll_wait_seconds=0.1", f"--grpc_socket_path={path}",
     )  # fmt: skip
     eventually(lambda: f"No versions of servable m found under base path {base}." in server.log.read_text(), 60)
@@ -135,8 +155,11 @@ def test_it_waits_for_the_first_version_warns_and_drains_on_sigterm(
     put_version(exported / "linear", base, 1)
     server.wait_ready()
     log = server.log.read_text()
-    assert "--rest_api_port=8501: REST is not served yet; only gRPC answers" in log
-    assert "--enable_batching is a flag of TensorFlow Serving that has no effect here yet; it is ignored" in log
+    assert "--prefer_tflite_model is a flag of TensorFlow Serving that has no effect here yet; it is ignored" in log
+    assert server.process.stdout.readline() == f"Exporting HTTP/REST API at:127.0.0.1:{rest_port} ...\n"
+    rest = f"http://127.0.0.1:{rest_port}"
+    with urllib.request.urlopen(f"{rest}/health/ready", timeout=10) as answer:
+        assert answer.status == 200
     with Client(f"unix:{path}") as client:
         assert client.predict("m", {"x": [[1]]})["y"].item() == 3.0
 
@@ -152,8 +175,10 @@ def test_it_waits_for_the_first_version_warns_and_drains_on_sigterm(
         time.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: "waiting for those under way" in server.log.read_text())
-        with Client(server.address) as late, pytest.raises(ClientError, match="cannot be reached"):
+        with Client(server.address, retries=0) as late, pytest.raises(ClientError, match="cannot be reached"):
             late.predict("m", {"x": np.float32([[1]])})
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(f"{rest}/health/live", timeout=10)
         thread.join()
     assert answers == [1.0]
     assert server.process.wait(20) == 0
