@@ -1,7 +1,9 @@
 """Loading in this process: memory given back, custom ops, the limit of callables."""
 
+import errno
 import gc
 import sys
+import time
 import types
 
 import numpy as np
@@ -97,3 +99,51 @@ def test_tensorflow_text_is_imported_only_when_ops_are_unknown(exported, with_un
         load_model(with_unknown_op)
     assert imported == ["tensorflow_text"]
     assert caught.value.message == "Op type not registered: NobodysOp; tensorflow_text has none of them"
+
+
+def test_a_signature_that_cannot_run_is_logged_and_the_others_work(exported, put_version, tmp_path, caplog):
+    def change(folder):
+        path = folder / "saved_model.pb"
+        saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+        saved_model.meta_graphs[0].signature_def["slow"].outputs["one"].name = "nothing:0"
+        path.write_bytes(saved_model.SerializeToString())
+
+    model = load_model(put_version(exported / "linear", tmp_path, 1, change=change))
+    assert "signature slow cannot be run: " in caplog.text
+    feeds, fetches = names(model)
+    assert model.run(feeds, fetches, [np.float32([[2]])])[0].item() == 5
+    model.close()
+
+
+def test_nobody_waits_for_a_graph_to_be_prepared(exported):
+    """Calls are made when a version is loaded; making one takes as long as hundreds of runs."""
+    model = load_model(exported / "many")
+    signature = model.signatures["serving_default"]
+    feeds = tuple(signature.inputs[alias].name for alias in sorted(signature.inputs))
+    fetches = tuple(signature.outputs[alias].name for alias in sorted(signature.outputs))
+    values = [np.float32([1]), np.array([b"a"], object), np.int32([[1, 2]])]
+
+    def seconds(fetches):
+        begin = time.perf_counter()
+        model.run(feeds, fetches, values)
+        return time.perf_counter() - begin
+
+    assert seconds(fetches) < seconds(fetches[:1])  # the first run of a call that is ready, and of one that is not
+    model.close()
+
+
+def test_faults_of_the_system_may_pass_and_those_of_files_do_not(exported, monkeypatch):
+    from tensorflow.python.saved_model import loader_impl
+
+    def fail(error):
+        def parse(directory):
+            raise error
+
+        monkeypatch.setattr(loader_impl, "parse_saved_model", parse)
+        with pytest.raises(ServingError) as caught:
+            load_model(exported / "linear")
+        return caught.value.code
+
+    assert fail(OSError(errno.EIO, "Input/output error")) == Code.UNAVAILABLE
+    assert fail(OSError("Cannot parse file")) == Code.INVALID_ARGUMENT
+    assert fail(MemoryError()) == Code.RESOURCE_EXHAUSTED
