@@ -16,11 +16,20 @@ def batch_models(tmp_path_factory):
     """Loaded models by name.
 
     double (y = 2x and the sum of each row, of any width), rows (how many rows the run had), relative (x minus the
-    batch's mean), number (texts to numbers; fails on others), total (one number for the whole batch).
+    batch's mean), number (texts to numbers; fails on others), total (one number for the whole batch),
+    steady (y = x, after work that is the same for any number of rows).
     """
     import tensorflow as tf
 
     class Model(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = tf.Variable(tf.ones([800, 800]))
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 1], tf.float32, name="x")])
+        def steady(self, x):
+            return {"y": x + 0.0 * tf.reduce_sum(self.weights @ self.weights)}
+
         @tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32, name="x")])
         def double(self, x):
             return {"sum": tf.reduce_sum(x, 1), "y": 2 * x}
@@ -50,7 +59,7 @@ def batch_models(tmp_path_factory):
 
     module = Model()
     folder = tmp_path_factory.mktemp("batching") / "model"
-    names = ("double", "rows", "relative", "number", "total", "pair")
+    names = ("double", "rows", "relative", "number", "total", "pair", "steady")
     tf.saved_model.save(module, str(folder), signatures={name: getattr(module, name) for name in names})
     return load_model(folder)
 

@@ -28,6 +28,23 @@ def test_requests_that_wait_share_runs_and_get_their_own_answers(ask, column):
     assert {model for model, _, _ in runs} == {"m"}
 
 
+def test_sharing_runs_is_worth_it(ask, column, batch_models):
+    """Side by side: 40 requests at once to a model whose runs cost the same for any number of rows."""
+    seconds = {}
+    for adaptive in (False, True):
+        runner, servable = Runner(adaptive=adaptive), Servable("m", 1, batch_models)
+        for _ in range(4):  # to learn in
+            ask(runner, "steady", [column(1)] * 10, servable=servable)
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            results = ask(runner, "steady", [column(number) for number in range(40)], servable=servable)
+            times.append(time.perf_counter() - started)
+            assert [result[0].item() for result in results] == list(range(40))
+        seconds[adaptive] = min(times)
+    assert seconds[False] > 3 * seconds[True]
+
+
 def test_different_widths_do_not_share_a_run_but_all_are_answered(ask):
     inputs = [np.full((1 + index % 2, 1 + index % 5), index, np.float32) for index in range(50)]
     for given, (total, doubled) in zip(inputs, ask(Runner(), "double", inputs), strict=True):
