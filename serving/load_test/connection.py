@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import struct
 from collections.abc import Callable
 from typing import cast
 
@@ -16,6 +17,7 @@ Done = Callable[[str | None, str], None]
 
 REFUSED = "cannot connect"
 LOST = "connection lost"
+UNREADABLE = "answer not understood"
 
 
 class Connection(asyncio.Protocol):
@@ -68,6 +70,16 @@ class Connection(asyncio.Protocol):
         """A request under way is lost with its connection."""
         self.closed = True
         self._finish(LOST, str(error or "closed by the server"))
+
+    def data_received(self, data: bytes) -> None:
+        """Reads on; what is not the protocol ends the connection."""
+        try:
+            self._read(data)
+        except (ValueError, IndexError, struct.error) as error:
+            self.give_up(UNREADABLE, str(error))
+
+    def _read(self, data: bytes) -> None:
+        raise NotImplementedError
 
     def _greet(self) -> None:
         """What a protocol says before its first request."""

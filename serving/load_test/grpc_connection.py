@@ -64,6 +64,7 @@ class GrpcConnection(Connection):
         self._received = b""
         self._stream = -1
         self._trailers = b""
+        self._is_end = False
         self._unsent = memoryview(b"")
         self._connection_window = self._first_window = self._stream_window = _DEFAULT_WINDOW
         self._frame_size = 16384
@@ -102,7 +103,7 @@ class GrpcConnection(Connection):
             self._stream_window -= size
             self._write(_frame(_DATA, 0 if self._unsent else _END_STREAM, self._stream, bytes(part)))
 
-    def data_received(self, data: bytes) -> None:
+    def _read(self, data: bytes) -> None:
         """Reads the frames that are complete."""
         if self._received:
             data = self._received + data

@@ -71,7 +71,7 @@ class HttpConnection(Connection):
         assert self._transport is not None
         self._transport.write(request)
 
-    def data_received(self, data: bytes) -> None:
+    def _read(self, data: bytes) -> None:
         """Reads on, until the answer is complete."""
         if not self._received:
             self._received = data  # most answers come in one piece: no copy

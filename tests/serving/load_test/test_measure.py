@@ -53,9 +53,9 @@ def test_closed_loop(slow_server):
     target = slow_server(lambda number: time.sleep(0.02))
     result = measure(target, lambda: REQUEST, 4, 1, warm_up=0.2)
     assert (result.clients, result.seconds) == (4, pytest.approx(1, abs=0.01))
-    assert 100 < result.requests_per_second <= 205
+    assert 50 < result.requests_per_second <= 205
     assert abs(len(result.latencies_ms) - result.requests) <= 4
-    assert 20 <= result.latencies_ms.min() < 25
+    assert 20 <= result.latencies_ms.min() < 40
     assert result.percentile(50) == np.percentile(result.latencies_ms, 50)
     assert result.errors == {}
     assert 0 < result.generator_load < 0.2
@@ -64,9 +64,9 @@ def test_closed_loop(slow_server):
 def test_open_loop_keeps_its_rate(slow_server):
     target = slow_server(lambda number: None)
     result = measure(target, lambda: REQUEST, 8, 1, rate=200, warm_up=0.2)
-    assert 195 <= result.requests <= 205
+    assert 180 <= result.requests <= 205
     assert len(result.latencies_ms) == 200
-    assert result.percentile(50) < 3
+    assert result.percentile(50) < 10
 
 
 def test_open_loop_does_not_hide_a_stall(slow_server):
@@ -82,9 +82,9 @@ def test_open_loop_does_not_hide_a_stall(slow_server):
     result = measure(target, lambda: REQUEST, 4, 1.5, rate=100, warm_up=0.3)  # fewer clients than requests that wait
     late = result.latencies_ms[result.latencies_ms > 20]
     assert len(result.latencies_ms) == 150
-    assert 40 <= len(late) <= 60
-    assert late.max() == pytest.approx(500, abs=60)
-    assert late.mean() == pytest.approx(250, abs=60)
+    assert 40 <= len(late) <= 75
+    assert 440 <= late.max() <= 700
+    assert 200 <= late.mean() <= 400
     assert result.errors == {}
 
 
@@ -94,14 +94,14 @@ def test_open_loop_counts_what_could_not_be_sent(slow_server):
     (kind,) = result.errors
     assert kind == "not sent: every client was busy"
     assert result.errors[kind] + len(result.latencies_ms) == 100
-    assert 15 <= result.requests <= 21
+    assert 10 <= result.requests <= 21
 
 
 def test_the_warm_up_is_not_counted(slow_server):
     start = time.monotonic()
     target = slow_server(lambda number: time.sleep(0.3 if time.monotonic() < start + 0.4 else 0.001))
     result = measure(target, lambda: REQUEST, 1, 0.3, warm_up=0.8)
-    assert result.latencies_ms.max() < 100
+    assert result.latencies_ms.max() < 250
 
 
 def test_a_load_ends_early_when_told(slow_server):
