@@ -1,7 +1,7 @@
 """JSON values as tensors, element by element, by TensorFlow Serving's rules, in its order, with its words.
 
 The quick way of `json_request` comes here with everything that it does not take. Values must come from
-`json_text.parse_json_exactly`: their nesting is limited, so that recursion is safe, and ints have at most 64 bits.
+`json_text.parse_json_exactly`: their nesting is limited, so that recursion is safe.
 
 Reference:
     tensorflow_serving/util/json_tensor.cc
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from serving.errors import Code, ServingError
-from serving.rest.json_text import type_name, value_text
+from serving.rest.json_text import in_64_bits, type_name, value_text
 from serving.tensors import BY_ENUM, dtype_name
 
 # Of float and double: the largest integer below which every one is exact, and the largest number.
@@ -230,6 +230,7 @@ def _add_leaves(value: Any, level: int, shape: list[int], dtype: int, leaves: li
 
 def _leaf(value: Any, dtype: int) -> Any:
     """One element as what numpy takes for the dtype."""
+    value = in_64_bits(value)
     kind = type(value)
     if kind is dict:
         return _base64_leaf(value, dtype)

@@ -12,7 +12,7 @@ from tensorflow.core.example import feature_pb2
 
 from serving.errors import Code, ServingError
 from serving.rest.json_exact import decode_base64, is_base64_object, is_lossless
-from serving.rest.json_text import object_of, parse_json_exactly, signature_name_of, type_name, value_text
+from serving.rest.json_text import in_64_bits, object_of, parse_json_exactly, signature_name_of, type_name, value_text
 
 _FLOAT = 1
 _LARGEST_INT64 = 2**63 - 1
@@ -73,7 +73,7 @@ def _feature(name: str, values: list[Any]) -> Any:
     """The values as one feature: all numbers with a point, all integers (or booleans), or all texts."""
     field = ""
     converted = []
-    for value in values:
+    for value in map(in_64_bits, values):
         wanted = _field_of(name, value)
         if field and wanted != field:
             raise _error(f"Unexpected element type in feature: {name} expecting type: {_KINDS[field]}")

@@ -50,7 +50,7 @@ def parse_json(body: bytes) -> Any:
 
     Returns:
         Lists, dicts, strings, ints, floats, booleans, None. Quick, and equal to `parse_json_exactly` except that
-        integers may be of any size and decimals beyond a double are infinite, though not one of `CONSTANTS`.
+        decimals beyond a double are infinite, though not one of `CONSTANTS`.
 
     Raises:
         ServingError: INVALID_ARGUMENT with RapidJSON's words and offset.
@@ -85,8 +85,8 @@ def _scan_member(text: str, start: int) -> tuple[Any, int]:
 
 
 def parse_json_exactly(body: bytes) -> Any:
-    """The first value of a body as RapidJSON reads it: ints have at most 64 bits, decimals are finite or were said not
-    to be. The last binary digits of a double may differ, as RapidJSON's do.
+    """The first value of a body as RapidJSON reads it: decimals are finite or were said not to be. Ints may be of
+    any size: see `in_64_bits`.
 
     Args:
         body: Untrusted bytes.
@@ -106,11 +106,12 @@ def parse_json_exactly(body: bytes) -> Any:
         text.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _parse_error(f"Invalid encoding in string. at offset: {error.start + skipped}") from None
-    mode = rapidjson.NM_NATIVE | rapidjson.NM_NAN
     # A second time where text follows the value: then it is cut off.
     for _ in range(2):
         try:
-            return rapidjson.loads(text, number_mode=mode)
+            # The first reading finds numbers that are too big, but is inexact in the last binary digits.
+            rapidjson.loads(text, number_mode=rapidjson.NM_NATIVE | rapidjson.NM_NAN)
+            return rapidjson.loads(text, number_mode=rapidjson.NM_NAN)
         except ValueError as error:
             found = _PARSE_ERROR.match(str(error))
             offset, message = (int(found[1]), found[2]) if found else (0, str(error))
@@ -118,6 +119,11 @@ def parse_json_exactly(body: bytes) -> Any:
                 break
             text = text[:offset]
     raise _parse_error(f"{message} at offset: {offset + skipped}")
+
+
+def in_64_bits(value: Any) -> Any:
+    """A value as RapidJSON holds it: an integer beyond 64 bits is a decimal."""
+    return float(value) if type(value) is int and not -(2**63) <= value < 2**64 else value
 
 
 def check_nesting(text: bytes) -> None:
