@@ -105,6 +105,8 @@ def serve(options: ServerOptions, warnings: Sequence[str] = ()) -> None:
     # shortens each collection, during which no request is answered, from 200 ms to a few.
     gc.collect()
     gc.freeze()
+    # A large JSON body makes hundreds of thousands of lists at once, none of them garbage.
+    gc.set_threshold(20_000, 20, 100)
     sys.setswitchinterval(_SWITCH_SECONDS)
 
     core = make_core(options, settings, access_log)
@@ -131,6 +133,7 @@ async def _serve(options: ServerOptions, settings: Settings, core: Core, stop: t
         reason = " ".join(error.message.split())
         raise UsageError(f"Failed to start server. Error: {error.code.name}: {reason}") from error
     if ready:
+        gc.freeze()  # the models' graphs too
         credentials = grpc_credentials(settings.tls) if settings.tls else None
         grpc_server = GrpcServer(
             core,
