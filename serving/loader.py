@@ -169,8 +169,8 @@ class Loader:
         logger.info("version %d of model %s is available", number, name)
         if replaced and replaced.servable:
             self._free(replaced.servable, lambda: None)
-        if self._stop.is_set():
-            self._unload(name, number)  # the manager was closed meanwhile, and may have looked already
+        if self._stop.is_set() or self._config(name) is None:
+            self._unload(name, number)  # the manager was closed, or the model was removed meanwhile
 
     def _servable(self, name: str, number: int, directory: Path) -> Servable:
         model = self._load(directory)

@@ -17,8 +17,9 @@ from serving.errors import Code, ServingError
 from serving.follower import Follower
 from serving.loader import Loader, ManagerOptions
 from serving.model_config import ModelConfig
+from serving.progress import not_available, progress, unavailable_label
 from serving.servable import Servable
-from serving.version_table import Entry, State, VersionStatus, VersionTable
+from serving.version_table import State, VersionStatus, VersionTable
 from serving.warm_up import OnWarmUp
 
 __all__ = ["Manager", "ManagerOptions", "State", "VersionStatus"]
@@ -171,7 +172,7 @@ class Manager:
                 new = self._labels.get(config.name, {}).get(label, version) == version
                 allowed = new and self._options.allow_version_labels_for_unavailable_models
                 if not allowed and not self._table.available(config.name, version):
-                    raise _unavailable_label(config.name, version)
+                    raise unavailable_label(config.name, version)
 
     # Start and end.
 
@@ -198,9 +199,9 @@ class Manager:
         """
         while not stop.is_set():
             with self._table.changed:
-                waiting, failed = self._progress(self._configs)
+                waiting, failed = progress(self._configs.values(), self._table, self._loader)
                 if failed:
-                    raise _not_available("servable(s)", failed)
+                    raise not_available("servable(s)", failed)
                 if not waiting:
                     waiting = self._labels_waiting()
                 if not waiting:
@@ -231,29 +232,14 @@ class Manager:
             if removed:
                 text = f"removed from the configuration by another request: {', '.join(removed)}"
                 raise ServingError(Code.ABORTED, text)
-            waiting, failed = self._progress(names)
+            waiting, failed = progress([self._configs[name] for name in names], self._table, self._loader)
             if failed:
-                raise _not_available("model(s)", failed)
+                raise not_available("model(s)", failed)
             return not waiting
 
         if not self._table.wait_for(over, timeout):
             reasons = "; ".join(self._loader.complaint(name) or f"{name} is not loaded yet" for name in waiting)
             raise ServingError(Code.DEADLINE_EXCEEDED, f"Models did not become available in time: {reasons}")
-
-    def _progress(self, names: Iterable[str]) -> tuple[list[str], list[tuple[str, Entry]]]:
-        """Of some models: those that may yet become available, and what failed of those that will not soon."""
-        waiting, failed = [], []
-        for name in names:
-            config, entries = self._configs[name], self._table.entries(name)
-            if any(entry.available and entry.base_path == config.base_path for entry in entries):
-                continue
-            failures = [entry for entry in entries if entry.failure and entry.failure.base_path == config.base_path]
-            # A failure counts once a look is over: a lower version may yet load after a higher one failed.
-            if failures and self._loader.has_looked(config) and not any(entry.may_come for entry in entries):
-                failed.append((name, failures[0]))
-            else:
-                waiting.append(name)
-        return waiting, failed
 
     def _labels_waiting(self) -> list[str]:
         """Models with a label whose version may yet become available. Raises for one that will not."""
@@ -266,7 +252,7 @@ class Manager:
                     continue
                 entry = self._table.entry(name, version)
                 if self._loader.has_looked(self._configs[name]) and not (entry and entry.may_come):
-                    raise _unavailable_label(name, version)
+                    raise unavailable_label(name, version)
                 waiting.append(name)
         return waiting
 
@@ -294,20 +280,3 @@ class Manager:
         for name in self._table.models():
             self._loader.unload_all(name)
         self._table.wait_for(self._table.empty, max(0.0, end - time.monotonic()))
-
-
-def _not_available(what: str, failed: Iterable[tuple[str, Entry]]) -> ServingError:
-    """TensorFlow Serving's words for models that could not be loaded."""
-    rows = []
-    for name, entry in failed:
-        error = entry.failure.error if entry.failure else None
-        reason = f" due to error: {error.code.name}: {error.message}" if error else ""
-        rows.append(f"{{{{name: {name} version: {entry.status.version}}}{reason}}}, ")
-    return ServingError(Code.UNKNOWN, f"{len(rows)} {what} did not become available: {{{''.join(rows)}}}")
-
-
-def _unavailable_label(name: str, version: int) -> ServingError:
-    return ServingError(
-        Code.FAILED_PRECONDITION,
-        f"Request to assign label to version {version} of model {name}, which is not currently available for inference",
-    )
