@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
     from serving.batching.parameters import BatchingParameters
     from serving.core import Core
     from serving.operations.access_log import AccessLog
+    from serving.operations.request_log import RequestLog
     from serving.security.tls import TlsSettings
     from serving.security.tokens import TokensFile
+
+logger = logging.getLogger("serving")
 
 # Nothing here imports TensorFlow or gRPC before `make_core`: a mistake on the command line is told at once.
 
@@ -110,7 +114,7 @@ def make_core(options: ServerOptions, settings: Settings, access_log: AccessLog)
     from serving.batching.runner import Runner
     from serving.core import Core
     from serving.engine import EngineOptions, load_model
-    from serving.manager import Manager
+    from serving.manager import Manager, ManagerOptions
     from serving.operations.metrics import Metrics
     from serving.operations.request_log import RequestLog
     from serving.security.gate import Gate
@@ -126,30 +130,55 @@ def make_core(options: ServerOptions, settings: Settings, access_log: AccessLog)
     manager = Manager(
         settings.models,
         functools.partial(load_model, options=engine),
-        poll_seconds=options.file_system_poll_wait_seconds,
-        on_warm_up=metrics.warm_up,
+        options.file_system_poll_wait_seconds,
+        # Named after the flags that set them.
+        ManagerOptions(**{field.name: getattr(options, field.name) for field in fields(ManagerOptions)}),
+        metrics.warm_up,
     )
     runner = Runner(settings.batching, options.adaptive_batching, options.max_queue_seconds, metrics.batch)
     gate = Gate(settings.tokens, options.max_concurrent_requests)
     request_log = RequestLog(engine.tags)
     request_log.configure(_logging(options, settings.models))
+    manager.subscribe(functools.partial(_log_requests_of, request_log, options))
     core = Core(manager, runner, gate, metrics, access_log, request_log)
     _add_readings(core)
     return core
 
 
 def _logging(options: ServerOptions, models: tuple[ModelConfig, ...]) -> dict[str, Any]:
-    """What is sampled of each model: by its own configuration, or by the flags for a single one."""
+    """What is sampled of each model: by the flags, each into files of its own, or by its own configuration."""
     from serving.operations.request_log import logging_config
 
-    if options.request_log_prefix:
-        config = logging_config(options.request_log_prefix, options.request_log_sampling_rate)
-        return {model.name: config for model in models}
-    return {model.name: model.logging for model in models if getattr(model, "logging", None) is not None}
+    prefix, rate = options.request_log_prefix, options.request_log_sampling_rate
+    if prefix and len(models) == 1:
+        return {models[0].name: logging_config(prefix, rate)}
+    if prefix:
+        return {model.name: logging_config(f"{prefix}-{model.name}", rate) for model in models}
+    return {model.name: model.logging for model in models if model.logging is not None}
+
+
+def _log_requests_of(request_log: RequestLog, options: ServerOptions, models: tuple[ModelConfig, ...]) -> None:
+    """Follows a new configuration; one that cannot be followed is logged, and the models are served all the same."""
+    try:
+        request_log.configure(_logging(options, models))
+    except UsageError as error:
+        logger.error("requests are sampled as before: %s", error)
 
 
 def _add_readings(core: Core) -> None:
+    from serving.version_table import State
+
     metrics = core.metrics
+
+    def available() -> Iterator[tuple[dict[str, str], float]]:
+        for name in core.manager.models():
+            states = [status.state for status in core.manager.statuses(name)]
+            yield {"model_name": name}, states.count(State.AVAILABLE)
+
+    def memory() -> Iterator[tuple[dict[str, str], float]]:
+        for servable in core.manager.loaded():
+            labels = {"model_name": servable.name, "version": str(servable.version)}
+            yield labels, servable.model.resident_bytes
 
     def states() -> Iterator[tuple[dict[str, str], float]]:
         for name in core.manager.models():
@@ -158,6 +187,8 @@ def _add_readings(core: Core) -> None:
 
     metrics.gauge("queue_depth", "Requests that wait for a run of their model.", core.runner.queue_depths)
     metrics.gauge("requests_in_flight", "Requests under way.", lambda: [({}, core.gate.in_flight)])
+    metrics.gauge("model_available_versions", "Versions that answer; 0 is trouble.", available)
+    metrics.gauge("model_resident_memory_bytes", "What a version's load added to the process's memory.", memory)
     metrics.gauge("model_version_state", "1 for the state that each version is in.", states)
     metrics.counter(
         "access_log_entries_dropped_total", "Entries that were not written.", lambda: [({}, core.access_log.dropped)]

@@ -25,6 +25,7 @@ import numpy as np
 
 from serving.errors import Code, ServingError
 from serving.manifest import verify_manifest
+from serving.operations.resources import resident_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -96,11 +97,13 @@ class LoadedModel:
 
     Attributes:
         signatures: `{signature key: SignatureDef}`.
+        resident_bytes: By how much its load made the process grow. Other loads at the same time are in it too.
     """
 
     def __init__(self, session: Any, signatures: Mapping[str, Any]) -> None:
         """Takes over a session with the model loaded and its variables restored."""
         self.signatures = signatures
+        self.resident_bytes = 0
         self._session = session
         self._callable = functools.lru_cache(_MAX_CALLABLES)(self._make_callable)
         self._input_dtype = functools.lru_cache(None)(self._find_input_dtype)
@@ -196,6 +199,7 @@ def load_model(directory: Path, options: EngineOptions = EngineOptions()) -> Loa
             Code.NOT_FOUND, f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {directory}"
         )
     tf = tensorflow()
+    resident_before = resident_bytes()
     from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
     config = tf.compat.v1.ConfigProto(
@@ -217,6 +221,7 @@ def load_model(directory: Path, options: EngineOptions = EngineOptions()) -> Loa
         # Only the signatures are kept: the meta graph holds a second copy of the graph with all its constants.
         model = LoadedModel(session, {key: _copy(item) for key, item in meta_graph.signature_def.items()})
         model.prepare()
+        model.resident_bytes = max(0, resident_bytes() - resident_before)
         return model
     except ServingError:
         session.close()

@@ -40,6 +40,7 @@ from serving.inference.regress import regress_call
 from serving.model_info import get_model_metadata, get_model_status
 from serving.operations.access_log import request_id
 from serving.operations.request_log import prediction_log
+from serving.reload import reload_config
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +95,8 @@ async def _status(core: Core, request: Any, deadline: float | None, facts: Facts
 
 
 async def _reload(core: Core, request: Any, deadline: float | None, facts: Facts) -> Any:
-    from serving.reload import reload_config
-
-    return await asyncio.to_thread(reload_config, core.manager, request)
+    timeout = None if deadline is None else deadline - time.monotonic()
+    return await asyncio.to_thread(reload_config, core.manager, request, timeout)
 
 
 CALLS = (

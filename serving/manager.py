@@ -55,7 +55,7 @@ class Manager:
             load: Makes a model with a `close()` from a version's directory, or raises ServingError.
             poll_seconds: Between looks at the directories; 0 = look once at each configuration.
             options: How versions are loaded.
-            on_warm_up: Told of each warm-up: the model's name, "OK" or a code's name, microseconds.
+            on_warm_up: Told of each warm-up: the version's folder, "OK" or a code's name, microseconds.
         """
         # Both are replaced as a whole, never changed: a request reads either without a lock.
         self._configs: Mapping[str, ModelConfig] = {config.name: config for config in configs}
@@ -100,6 +100,12 @@ class Manager:
     def models(self) -> tuple[str, ...]:
         """Names of the configured models, in their order."""
         return tuple(self._configs)
+
+    def loaded(self) -> list[Servable]:
+        """The versions that take memory now."""
+        return [
+            entry.servable for name in self._table.models() for entry in self._table.entries(name) if entry.servable
+        ]
 
     def labels(self, name: str) -> Mapping[str, int]:
         """`{label: version}` of a model; empty if there is no such model."""

@@ -22,6 +22,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.assembly import Settings, make_core, read_settings
@@ -119,12 +120,16 @@ def serve(options: ServerOptions, warnings: Sequence[str] = ()) -> None:
 async def _serve(options: ServerOptions, settings: Settings, core: Core, stop: threading.Event) -> None:
     """What `serve` does on the event loop."""
     from serving.grpc_service import GrpcServer
+    from serving.reload import ConfigFileFollower
     from serving.security.tls import grpc_credentials, ssl_context
 
     # The thread that waits for the models looks at `stop`, the event loop waits for `stopped`.
     stopped, hurry = asyncio.Event(), asyncio.Event()
     _on_signals(stop, stopped, hurry, core.access_log.reopen)
     core.manager.start()
+    follower = ConfigFileFollower(
+        core.manager, Path(options.model_config_file), options.model_config_file_poll_wait_seconds
+    )
     if settings.tokens is not None:
         settings.tokens.start()
     try:
@@ -133,6 +138,8 @@ async def _serve(options: ServerOptions, settings: Settings, core: Core, stop: t
         reason = " ".join(error.message.split())
         raise UsageError(f"Failed to start server. Error: {error.code.name}: {reason}") from error
     if ready:
+        if options.model_config_file:
+            follower.start()
         gc.freeze()  # the models' graphs too
         credentials = grpc_credentials(settings.tls) if settings.tls else None
         grpc_server = GrpcServer(
@@ -172,6 +179,7 @@ async def _serve(options: ServerOptions, settings: Settings, core: Core, stop: t
             await done
     if settings.tokens is not None:
         settings.tokens.close()
+    await asyncio.to_thread(follower.close)
     core.runner.close()
     await asyncio.to_thread(core.request_log.close)
     await asyncio.to_thread(core.manager.close, 1.0)

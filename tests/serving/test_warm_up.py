@@ -125,8 +125,8 @@ def test_every_record_is_answered(version, records, iterations, expected):
     count = warm_up("m", 1, model, directory, iterations, lambda *report: reports.append(report))
     assert count == len(records)
     assert counted(model) == expected
-    ((name, status, microseconds),) = reports
-    assert (name, status) == ("m", "OK")
+    ((path, status, microseconds),) = reports
+    assert (path, status) == (str(directory), "OK")
     assert microseconds > 0
     model.close()
 
@@ -160,7 +160,7 @@ def test_any_failure_is_the_load_s(version, records, code, text):
     assert caught.value.code == code
     assert caught.value.message.startswith(begin)
     assert caught.value.message.endswith(end)
-    assert [report[:2] for report in reports] == [("m", code.name)]
+    assert [report[:2] for report in reports] == [(str(directory), code.name)]
     model.close()
 
 
