@@ -17,7 +17,7 @@ from typing import Any, Literal
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -32,6 +32,7 @@ from tensorflow_serving.apis import (
 
 from serving.core import Core, infer, known_model
 from serving.errors import Code, ServingError, UsageError, status_text
+from serving.grpc_checked import CheckedServer
 from serving.inference.call import MakeCall, check_model_spec
 from serving.inference.classify import classify_call
 from serving.inference.multi_inference import multi_inference_call, multi_inference_spec
@@ -167,9 +168,11 @@ class GrpcServer:
         self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers(_handlers(core))
         self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        checked = CheckedServer(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, checked)
         services = (PREDICTION_SERVICE, MODEL_SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(services, self._server)
+        reflector = reflection.aio.ReflectionServicer(services)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflector, checked)
         bracketed = f"[{host}]" if ":" in host else host
         self.address = f"{bracketed}:{self._bind(f'{bracketed}:{port}', credentials)}"
         if socket_path:

@@ -329,10 +329,10 @@ class _Connection(asyncio.Protocol):
         length, coding = self.headers.get("content-length", ""), self.headers.get("transfer-encoding")
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
-            self.refuse(505, f"HTTP/{version} is not spoken here")
+            self.refuse(400, f"HTTP/{version} is not spoken here")
             return
         if coding is not None and coding.lower() != "chunked":
-            self.refuse(501, "Transfer-Encoding other than chunked")
+            self.refuse(400, "Transfer-Encoding other than chunked")
             return
         if coding is not None and version == "1.0":
             # HTTP/1.0 has no chunks: what is before us may have seen the request's end elsewhere.

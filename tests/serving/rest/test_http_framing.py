@@ -61,6 +61,11 @@ REFUSED = {
     "a null byte in a name": b"GET / HTTP/1.1\r\nHo\0st: a\r\n\r\n",
     "a null byte in the path": b"GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n",
     "a space in the path": b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "another coding": post(b"Transfer-Encoding: gzip, chunked", b"0\r\n\r\n"),
+    "an unknown coding": post(b"Transfer-Encoding: xchunked", b"0\r\n\r\n"),
+    "no coding": post(b"Transfer-Encoding: identity"),
+    "HTTP/2.0": b"GET / HTTP/2.0\r\n\r\n",
+    "HTTP/0.9": b"GET /\r\n\r\n",
     "no version's number": b"GET / HTTP/1.2\r\n\r\n",
     "HTTP/2 without asking": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "a TLS handshake": bytes.fromhex("16030100c8010000c40303") + b"x" * 200,
@@ -74,21 +79,6 @@ def test_what_is_ambiguous_or_no_request_is_refused_and_ends_the_connection(http
     assert statuses(transport.ask(REFUSED[name] + SMUGGLED)) == [400]
     assert "/smuggled" not in [path for path, _ in transport.done]
     transport.nothing_left()
-
-
-@pytest.mark.parametrize(
-    ("data", "status"),
-    [
-        (post(b"Transfer-Encoding: gzip, chunked", b"0\r\n\r\n"), 501),
-        (post(b"Transfer-Encoding: xchunked", b"0\r\n\r\n"), 501),
-        (post(b"Transfer-Encoding: identity"), 501),
-        (b"GET / HTTP/2.0\r\n\r\n", 505),
-        (b"GET /\r\n\r\n", 505),
-    ],
-    ids=["another coding", "an unknown coding", "no coding", "HTTP/2.0", "HTTP/0.9"],
-)
-def test_what_is_understood_but_not_spoken(http, data, status):
-    assert statuses(http().ask(data + SMUGGLED)) == [status]
 
 
 def test_what_is_malformed_does_not_spoil_the_requests_before_it(http):
