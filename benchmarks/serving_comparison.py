@@ -47,7 +47,7 @@ TRAINING = {
         "training.epochs=1",
     ],
 }
-START_SECONDS, STOP_SECONDS, WARM_UP_SECONDS = 120, 20, 1.0
+START_SECONDS, STOP_SECONDS, WARM_UP_SECONDS = 120, 20, 2.0
 
 
 @dataclass(frozen=True)
@@ -471,7 +471,7 @@ def show(
     """Prints the medians over rounds, and how much faster ours is than the best contender."""
     print(f"\n{title}")
     for number in clients:
-        best = max((median(figures[name, number], "rate") for name in contenders), default=float("nan"))
+        best = max((median(figures[name, number], "rate") for name in contenders), default=0.0)
         heading = f"{number} client{'s' if number > 1 else ''}"
         print(f"{heading:33}{'requests/s':>11}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}{'µs of CPU':>11}", end="")
         print(f"{'× best other':>14}")
@@ -479,7 +479,8 @@ def show(
             rows = figures[name, number]
             rate = median(rows, "rate")
             print(f"{name:33}{rate:11.0f}{median(rows, 'p50'):9.2f}{median(rows, 'p99'):9.2f}", end="")
-            print(f"{sum(row.errors for row in rows):8}{median(rows, 'processor'):11.0f}{rate / best:13.2f}×")
+            print(f"{sum(row.errors for row in rows):8}{median(rows, 'processor'):11.0f}", end="")
+            print(f"{rate / best:13.2f}×" if best else "")
 
 
 def show_overhead(
