@@ -76,7 +76,7 @@ def save_model(folder: Path, slope: float = 2.0, intercept: float = 1.0, work: i
         folder: The version's folder.
         slope: A variable.
         intercept: A variable.
-        work: Makes `serving_default` so slow: products of 256 × 256 matrices that each run needs, whatever its rows.
+        work: Makes `serving_default` so slow: products of 256 × 256 matrices that each row needs.
     """
     from serving.engine import tensorflow
 
@@ -91,15 +91,18 @@ def save_model(folder: Path, slope: float = 2.0, intercept: float = 1.0, work: i
         @tf.function(input_signature=[tf.TensorSpec([None, 1], tf.float32, name="x")])
         def serve(self, x):  # type: ignore[no-untyped-def]
             if work:
-                product = tf.fill([256, 256], tf.reduce_sum(x) * 0)
-                for _ in tf.range(work):
-                    product = tf.matmul(product, self.matrix)
-                x = x + product[0, 0]
+                x = tf.map_fn(self.think, x)
             return {"y": self.slope * x + self.intercept}
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
         def text(self, text):  # type: ignore[no-untyped-def]
             return {"label": tf.strings.join(["<", text, ">"]), "length": tf.strings.length(text)}
+
+        def think(self, row):  # type: ignore[no-untyped-def]
+            product = tf.fill([256, 256], row[0])
+            for _ in tf.range(work):
+                product = tf.matmul(product, self.matrix)
+            return product[0, :1]
 
         def number(self, examples):  # type: ignore[no-untyped-def]
             feature = tf.io.FixedLenFeature([1], tf.float32, default_value=[0.0])

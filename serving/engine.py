@@ -131,6 +131,9 @@ class LoadedModel:
             return [_as_array(value) for value in self._callable(feeds, fetches)(*values)]
         except tf.errors.OpError as error:
             raise ServingError(Code(error.error_code), error.message) from error
+        except UnicodeDecodeError as error:
+            # An op complains of the client's bytes and quotes them: TensorFlow fails to make its error of that.
+            raise ServingError(Code.INVALID_ARGUMENT, error.object.decode("utf-8", "replace")) from error
 
     def prepare(self) -> None:
         """Makes ready what a Predict request with every input and output calls.
