@@ -12,6 +12,8 @@ import numpy as np
 from serving.batching.parameters import BatchingParameters
 from serving.errors import Code, ServingError
 
+_LONGEST_TEXT = 4096
+_SAME_LENGTH_BYTES = 12
 # What one request gets: its outputs, or the error that is its answer.
 Outcome = list[np.ndarray] | BaseException
 
@@ -35,6 +37,7 @@ class Task:
         started: When its batch began to run.
         batch_rows: Rows of that batch, its own among them.
         shapes: The inputs' shapes without their first dimension: tasks with the same can be batched as they are.
+        crowded: Whether others waited or ran when its run began.
     """
 
     values: list[np.ndarray]
@@ -45,13 +48,27 @@ class Task:
     started: float = 0.0
     batch_rows: int = 0
     shapes: tuple[tuple[int, ...], ...] = field(default=())
+    crowded: bool = False
+    _size: int = -1
 
     @property
     def size(self) -> int:
         """Bytes of the inputs, those of texts and encoded images among them."""
-        return sum(
-            sum(map(len, value.ravel().tolist())) if value.dtype == object else value.nbytes for value in self.values
-        )
+        if self._size < 0:
+            self._size = sum(
+                sum(map(len, value.ravel().tolist())) if value.dtype == object else value.nbytes
+                for value in self.values
+            )
+        return self._size
+
+    def is_as_long_as(self, other: Task) -> bool:
+        """Whether texts are of about the length of another request's: a graph pads all to the longest of a run."""
+        if not any(value.dtype == object for value in self.values):
+            return True
+        own, others = self.size / max(1, self.rows), other.size / max(1, other.rows)
+        longer = max(own, others)
+        # What is longer than texts are is an encoded image or a record, and not padded.
+        return longer > _LONGEST_TEXT or longer - min(own, others) <= _SAME_LENGTH_BYTES + longer / 4
 
     @property
     def wanted(self) -> bool:

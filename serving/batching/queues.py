@@ -12,6 +12,7 @@ from collections import deque
 from serving.batching.batch import Task
 from serving.batching.parameters import BatchingParameters
 from serving.batching.profile import Profile
+from serving.batching.sharing import SharingChoice
 from serving.errors import Code, ServingError
 
 # Below this a second thread costs more, in waiting for Python's lock, than it gains.
@@ -19,9 +20,9 @@ _SHORT_RUN_SECONDS = 0.002
 # Runs that cannot be shared wait for nobody: as many at once as TensorFlow Serving has threads for requests.
 _APART_AT_ONCE = max(16, 4 * (os.cpu_count() or 1))
 _SHARED_AT_ONCE = max(2, os.cpu_count() or 1)
-# A run so short is made on the event loop itself: handing it to a thread and back takes longer. It must have been so
-# short often, with no less data; what a busy machine delays now and then counts against it, and a long run for good.
-_INSTANT_SECONDS, _LONG_SECONDS = 0.001, 0.05
+# A run that computes so briefly is made on the event loop itself: handing it to a thread and back takes longer. It must
+# have been so often, with no less data; what is delayed now and then counts against it, and a long run for good.
+_INSTANT_SECONDS, _DELAYED_SECONDS, _LONG_SECONDS = 0.001, 0.005, 0.05
 _INSTANT_RUNS, _MOST_INSTANT_RUNS = 50, 500
 _DELAY_PENALTY, _LONG_RUN_PENALTY = 10, 100_000
 # So few requests are always let in: what is known of a model's speed may be wrong at first.
@@ -96,6 +97,10 @@ class AdaptiveQueue:
         scheduled: Whether the runner will look at the queue in the loop's next turn.
     """
 
+    # How often the runner looks, finding nothing new, before it starts what has gathered. gRPC's requests come one in a
+    # turn of the loop, so a run that started at once would never be shared.
+    _PATIENCE = 4
+
     def __init__(self, shareable: bool, max_wait_seconds: float) -> None:
         """An empty queue.
 
@@ -109,7 +114,10 @@ class AdaptiveQueue:
         self._max_wait_seconds = max_wait_seconds
         self._waiting: deque[Task] = deque()
         self._profile = Profile()
+        self._choice = SharingChoice()
         self._waiting_rows = 0
+        self._seen = self._quiet = 0
+        self._last_requests = 1
         self._short_runs = 0
         self._short_bytes = 0
 
@@ -156,16 +164,31 @@ class AdaptiveQueue:
             return _APART_AT_ONCE
         return 1 if self._profile.runs > 1 and self._profile.seconds(1) < _SHORT_RUN_SECONDS else _SHARED_AT_ONCE
 
+    def gathers(self) -> bool:
+        """Whether to look again in the loop's next turn, because more may come; a lone request loses one turn."""
+        waiting = len(self._waiting)
+        if waiting > self._seen:
+            self._seen, self._quiet = waiting, 0
+            return True
+        self._quiet += 1
+        if self._quiet <= self._PATIENCE and (waiting > 1 or self._last_requests > 1):
+            return True
+        self._seen = self._quiet = 0
+        return False
+
     def take(self) -> list[Task]:
         """The requests of the next run: the first that waits, and those of the same shapes that fit."""
-        while self._waiting:
+        tasks: list[Task] = []
+        while self._waiting and not tasks:
             first = self._pop()
-            if not first.wanted:
-                continue
-            if self.shareable is False or not self._waiting:
-                return [first]
-            return [first, *self._companions(first)]
-        return []
+            if first.wanted:
+                tasks.append(first)
+                if self._waiting and self.shareable is not False and (self.shareable is None or self._choice.share()):
+                    tasks += self._companions(first)
+        self._last_requests = len(tasks)
+        for task in tasks:
+            task.crowded = bool(self._waiting) or self.running > 0 or len(tasks) > 1
+        return tasks
 
     def _pop(self) -> Task:
         task = self._waiting.popleft()
@@ -173,14 +196,17 @@ class AdaptiveQueue:
         return task
 
     def _companions(self, first: Task) -> list[Task]:
+        # Until it is proved that runs may be shared, two requests are enough to prove it on.
         rows, limit = first.rows, self._profile.shared_rows()
+        most = 1 if self.shareable is None else limit
         companions: list[Task] = []
         left: deque[Task] = deque()
         while self._waiting:
             task = self._pop()
             if not task.wanted:
                 continue
-            if task.shapes == first.shapes and rows + task.rows <= limit:
+            fits = rows + task.rows <= limit and len(companions) < most
+            if fits and task.shapes == first.shapes and task.is_as_long_as(first):
                 companions.append(task)
                 rows += task.rows
             else:
@@ -195,14 +221,24 @@ class AdaptiveQueue:
             return False
         return sum(task.size for task in tasks) <= 2 * self._short_bytes
 
-    def note_run(self, tasks: list[Task], seconds: float) -> None:
-        """Learns from a run."""
-        self._profile.note(sum(task.rows for task in tasks), seconds)
+    def note_run(self, tasks: list[Task], seconds: float, own_seconds: float, running: int) -> None:
+        """Learns from a run.
+
+        Args:
+            tasks: What ran together.
+            seconds: How long it took.
+            own_seconds: For how long of that its thread computed.
+            running: Runs of this queue that were under way, itself among them.
+        """
+        rows = sum(task.rows for task in tasks)
+        self._profile.note(rows, seconds)
         if self._profile.runs == 1:
             return  # it pruned and optimised the graph, and says nothing of the next
+        if tasks[0].crowded:
+            self._choice.note(len(tasks) > 1, rows, seconds, running)
         if seconds > _LONG_SECONDS:
             self._short_runs -= _LONG_RUN_PENALTY
-        elif seconds > _INSTANT_SECONDS:
+        elif own_seconds > _INSTANT_SECONDS or seconds > _DELAYED_SECONDS:
             self._short_runs = max(self._short_runs - _DELAY_PENALTY, min(self._short_runs, 0))
         elif self.shareable is not False:
             self._short_runs = min(_MOST_INSTANT_RUNS, self._short_runs + 1)

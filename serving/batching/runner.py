@@ -152,6 +152,9 @@ class Runner:
     # Ours: a queue starts its own runs.
 
     def _start_adaptive(self, servable: Servable, key: _Key, queue: AdaptiveQueue) -> None:
+        if queue.gathers():
+            asyncio.get_running_loop().call_soon(self._start_adaptive, servable, key, queue)
+            return
         queue.scheduled = False
         while queue.free:
             tasks = queue.take()
@@ -192,9 +195,9 @@ class Runner:
             task.started, task.batch_rows = now, rows
         self._on_batch(servable.name, rows, [(now - task.queued) * 1e6 for task in tasks])
         if isinstance(queue, AdaptiveQueue) and queue.is_instant(tasks):
+            watch = _Stopwatch()
             outcomes = self._outcomes(servable.model, key, queue, tasks)
-            seconds = time.perf_counter() - now
-            self._finish(servable, key, queue, tasks, outcomes, seconds)
+            self._finish(servable, key, queue, tasks, outcomes, watch.read())
             return
         self._threads.submit(self._run_in_thread, asyncio.get_running_loop(), servable, key, queue, tasks)
 
@@ -202,12 +205,12 @@ class Runner:
         self, loop: asyncio.AbstractEventLoop, servable: Servable, key: _Key, queue: _Queue, tasks: list[Task]
     ) -> None:
         is_proof = isinstance(queue, AdaptiveQueue) and queue.shareable is None and len(tasks) > 1
-        started = time.perf_counter()
+        watch = _Stopwatch()
         outcomes = self._outcomes(servable.model, key, queue, tasks)
         # A run made twice says nothing of how long one takes.
-        seconds = None if is_proof else time.perf_counter() - started
+        times = None if is_proof else watch.read()
         try:
-            loop.call_soon_threadsafe(self._finish, servable, key, queue, tasks, outcomes, seconds)
+            loop.call_soon_threadsafe(self._finish, servable, key, queue, tasks, outcomes, times)
         except RuntimeError:  # the loop has ended meanwhile: nobody waits any more
             servable.leave()
 
@@ -255,7 +258,7 @@ class Runner:
         queue: _Queue,
         tasks: list[Task],
         outcomes: Sequence[Outcome],
-        seconds: float | None,
+        times: tuple[float, float] | None,
     ) -> None:
         servable.leave()
         self._running -= 1
@@ -267,14 +270,25 @@ class Runner:
             else:
                 task.future.set_result(outcome)
         if isinstance(queue, AdaptiveQueue):
+            running = queue.running
             queue.running -= 1
-            if seconds is not None:
-                queue.note_run(tasks, seconds)
+            if times is not None:
+                queue.note_run(tasks, *times, running)
             if queue.free and not queue.scheduled:
                 queue.scheduled = True
                 asyncio.get_running_loop().call_soon(self._start_adaptive, servable, key, queue)
         else:
             self._start_ready_batches()
+
+
+class _Stopwatch:
+    """Seconds that went by, and those of them that this thread computed: the others it waited, perhaps for Python."""
+
+    def __init__(self) -> None:
+        self._wall, self._own = time.perf_counter(), time.thread_time()
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self._wall, time.thread_time() - self._own
 
 
 def is_batch_major(signatures: Any, run: GraphRun) -> bool:

@@ -120,8 +120,8 @@ def test_different_shapes_in_a_batch_are_refused_without_padding(ask):
 
 def test_different_shapes_are_padded_where_that_is_allowed(ask):
     runner = Runner(BatchingParameters(max_batch_size=2, timeout_seconds=1.0, pad_variable_length=True))
-    (first, second) = ask(runner, "double", [np.ones((1, 2), np.float32), np.ones((1, 3), np.float32)])
-    assert first[1].tolist() == [[2.0, 2.0, 0.0]]
+    (first, second) = ask(runner, "double", [np.float32([[3, 1]]), np.ones((1, 3), np.float32)])
+    assert first[1].tolist() == [[6.0, 2.0, 6.0]]  # filled up with its first number, as TensorFlow Serving does
     assert second[1].tolist() == [[2.0, 2.0, 2.0]]
 
 
