@@ -159,6 +159,15 @@ class Gate:
         """
         return Admission(self._server, caller.load, f"the token {caller.name!r}", self._clock)
 
+    def check_room(self) -> None:
+        """Refuses what `admit` would refuse of anyone, before anything is read of it.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED: the server's limit is reached.
+        """
+        with self.admit(self._anonymous):
+            pass
+
     def _find(self, digest: bytes) -> Caller | None:
         # What has been found once is found at once. Neither way tells a secret by the time it takes: both compare
         # hashes, and who can choose a token cannot choose its hash. Wrong tokens are not kept: they are endless.
