@@ -29,7 +29,7 @@ from serving.load_test.measure import NOT_SENT, Result, measure
 FACTOR = 10
 PROBES_PER_SECOND = 50.0
 RECOVERY_SECONDS, HEALTH_MS = 10, 100.0
-MODELS = {"light": 0, "slow": 30}
+MODELS = {"light": 0, "slow": 75}
 
 
 def predict_message() -> bytes:
@@ -49,7 +49,7 @@ def probe_health(kind: str, address: str, seconds: float) -> tuple[np.ndarray, d
         request, target = http_request(address, "/health/live", b"", method="GET"), HttpTarget(address)
     else:
         request, target = b"", GrpcTarget(address, "/grpc.health.v1.Health/Check")
-    result = measure(target, lambda: request, 8, seconds, rate=PROBES_PER_SECOND, warm_up=0.5)
+    result = measure(target, lambda: request, 64, seconds, rate=PROBES_PER_SECOND, warm_up=0.5)
     return result.latencies_ms, dict(result.errors)
 
 
