@@ -156,10 +156,17 @@ class LoadedModel:
 
     def close(self) -> None:
         """Ends the session and gives its memory back to the system. No call may be under way."""
+        from tensorflow.python.framework.ops import dismantle_graph
+
         self._callable.cache_clear()
+        graph = self._session.graph
         self._session.close()
         del self._session, self._callable, self._input_dtype
-        gc.collect()  # graphs are full of reference cycles
+        # Graphs are full of reference cycles. The garbage collector does not find those that were there when the server
+        # froze what it had (`gc.freeze`), and a graph can hold as much in constants as a model in variables.
+        dismantle_graph(graph)
+        del graph
+        gc.collect()
         _trim_heap()
 
     def _make_callable(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> Any:

@@ -5,6 +5,7 @@ import gc
 import sys
 import time
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -29,6 +30,18 @@ def test_load_run_close(exported):
     del model
     gc.collect()
     assert not [item for item in gc.get_objects() if type(item) is tf.compat.v1.Session]
+
+
+def test_a_frozen_graph_is_freed(exported):
+    model = load_model(exported / "linear")
+    graph = weakref.ref(model._session.graph)
+    gc.collect()
+    gc.freeze()  # as the server does when its first models are loaded
+    try:
+        model.close()
+        assert graph() is None
+    finally:
+        gc.unfreeze()
 
 
 def test_threads_can_be_chosen(exported):
