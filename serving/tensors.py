@@ -18,6 +18,9 @@ from tensorflow.core.framework import tensor_pb2
 # A request of a few bytes can ask for a tensor of any size ("repeat the last element"): no tensor may be larger than
 # what a message could carry in full.
 MAX_TENSOR_BYTES = 2**31 - 1
+# What it repeats into, beyond what it brings, is bounded more tightly: a hundred bytes must not cost the server 2 GB.
+MAX_REPEATED_BYTES = 64 * 2**20
+MAX_RANK = 64  # numpy's; the product of a million sizes alone would take minutes
 _STRING_BYTES = 24  # what TensorFlow needs for an empty string
 
 
@@ -35,6 +38,11 @@ class WireType:
     values: str
     field_number: int
     packing: Literal["memory", "varint", "strings"]
+
+    @property
+    def element_bytes(self) -> int:
+        """What an element takes in memory, a string's own bytes aside."""
+        return _STRING_BYTES if self.packing == "strings" else self.numpy.itemsize
 
 
 # `name` is how TensorFlow prints the type in its messages.
@@ -84,11 +92,13 @@ def from_proto(proto: Any) -> np.ndarray:
         raise ValueError(f"unsupported dtype {proto.dtype}")
     if proto.tensor_shape.unknown_rank:
         raise ValueError("unknown rank")
+    if len(proto.tensor_shape.dim) > MAX_RANK:
+        raise ValueError(f"{len(proto.tensor_shape.dim)} dimensions, at most {MAX_RANK} are possible")
     shape = tuple(dimension.size for dimension in proto.tensor_shape.dim)
     if any(size < 0 for size in shape):
         raise ValueError(f"negative dimension in {shape}")
     count = math.prod(shape)
-    if count * (_STRING_BYTES if wire.packing == "strings" else wire.numpy.itemsize) > MAX_TENSOR_BYTES:
+    if count * wire.element_bytes > MAX_TENSOR_BYTES:
         raise ValueError(f"shape {shape} is too large")
     if count and proto.tensor_content:
         flat = _from_content(wire, proto.tensor_content, count)
@@ -215,6 +225,8 @@ def _from_values(wire: WireType, values: Any) -> np.ndarray:
 def _fit(flat: np.ndarray, wire: WireType, count: int) -> np.ndarray:
     if len(flat) >= count:
         return flat[:count]
+    if count * wire.element_bytes > MAX_REPEATED_BYTES:
+        raise ValueError(f"{len(flat)} values are to be repeated into {count}, which is too large")
     if len(flat) == 0:
         return np.full(count, b"", object) if wire.packing == "strings" else np.zeros(count, wire.numpy)
     fitted = np.empty(count, wire.numpy)

@@ -1,5 +1,7 @@
 """Tensors to and from the wire, compared with TensorFlow's own conversion."""
 
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -128,6 +130,9 @@ def test_the_rules_of_typed_fields(fields, sizes, expected):
         ({"dtype": 1}, [-1], "negative dimension"),
         ({"dtype": 1}, [2**29, 2], "is too large"),
         ({"dtype": 7}, [2**27], "is too large"),
+        ({"dtype": 1}, [2**24 + 1], "0 values are to be repeated into 16777217"),
+        ({"dtype": 1, "float_val": [1, 2]}, [2**24 + 1], "2 values are to be repeated into 16777217"),
+        ({"dtype": 7, "string_val": [b"a"]}, [2**22], "1 values are to be repeated into 4194304"),
         ({"dtype": 1, "tensor_content": b"123"}, [1], "tensor_content has 3 bytes, expected 4"),
         ({"dtype": 10, "tensor_content": b"\x02"}, [1], "a bool must be 0 or 1"),
     ],
@@ -138,6 +143,16 @@ def test_what_is_no_tensor(fields, sizes, text):
         proto.tensor_shape.dim.add(size=size)
     with pytest.raises(ValueError, match=text):
         from_proto(proto)
+
+
+def test_a_shape_costs_no_more_than_its_bytes():
+    proto = tensor_pb2.TensorProto(dtype=1)
+    for _ in range(40_000):
+        proto.tensor_shape.dim.add(size=2**62)
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match="40000 dimensions, at most 64"):
+        from_proto(proto)
+    assert time.perf_counter() - started < 0.5  # the product of the sizes took 4 seconds
 
 
 def test_unknown_rank_is_no_tensor():
