@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,6 +55,9 @@ MAX_MESSAGE_BYTES = 2**31 - 1
 # A client that opens a connection and says nothing is let go after this.
 _HANDSHAKE_MILLISECONDS = 10_000
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+# A reload waits until models are loaded. The threads of `asyncio.to_thread` are few, and large messages and the end of
+# the server need them.
+_RELOADS = ThreadPoolExecutor(16, thread_name_prefix="reload")
 Facts = dict[str, Any]
 
 
@@ -97,7 +102,12 @@ async def _status(core: Core, request: Any, deadline: float | None, facts: Facts
 
 async def _reload(core: Core, request: Any, deadline: float | None, facts: Facts) -> Any:
     timeout = None if deadline is None else deadline - time.monotonic()
-    return await asyncio.to_thread(reload_config, core.manager, request, timeout)
+    gone = threading.Event()
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.run_in_executor(_RELOADS, reload_config, core.manager, request, timeout, gone)
+    finally:
+        gone.set()  # without a deadline its thread would wait for ever for a model that does not come
 
 
 CALLS = (

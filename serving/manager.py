@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ __all__ = ["Manager", "ManagerOptions", "State", "VersionStatus"]
 logger = logging.getLogger(__name__)
 
 _DEFAULTS = ManagerOptions()
+_STEP_SECONDS = 0.5
 
 
 class Manager:
@@ -216,24 +218,28 @@ class Manager:
                 self._table.changed.wait(timeout=0.1)
         return False
 
-    def wait_for(self, names: Iterable[str], timeout: float | None = None) -> None:
+    def wait_for(self, names: Iterable[str], timeout: float | None = None, gone: threading.Event | None = None) -> None:
         """Waits until models have an available version of their present configuration.
 
         Args:
             names: Models, as `apply` returned them.
             timeout: Seconds to wait at most; None = for ever.
+            gone: Set when nobody wants to know any more; noticed within half a second.
 
         Raises:
             ServingError: UNKNOWN, a model cannot be loaded; DEADLINE_EXCEEDED; ABORTED, a model was removed meanwhile;
-                UNAVAILABLE, the server stops.
+                UNAVAILABLE, the server stops; CANCELLED, `gone` was set.
         """
         names = tuple(names)
         waiting: list[str] = []
+        end = math.inf if timeout is None else time.monotonic() + timeout
 
         def over() -> bool:
             nonlocal waiting
             if self._stop.is_set():
                 raise ServingError(Code.UNAVAILABLE, "the server is stopping")
+            if gone is not None and gone.is_set():
+                raise ServingError(Code.CANCELLED, "nobody waits for the models any more")
             removed = [name for name in names if name not in self._configs]
             if removed:
                 text = f"removed from the configuration by another request: {', '.join(removed)}"
@@ -243,7 +249,10 @@ class Manager:
                 raise not_available("model(s)", failed)
             return not waiting
 
-        if not self._table.wait_for(over, timeout):
+        # In steps, because whoever sets `gone` must not wait for the table's lock, and so notifies nobody.
+        while not self._table.wait_for(over, max(0.0, min(_STEP_SECONDS, end - time.monotonic()))):
+            if time.monotonic() < end:
+                continue
             reasons = "; ".join(self._loader.complaint(name) or f"{name} is not loaded yet" for name in waiting)
             raise ServingError(Code.DEADLINE_EXCEEDED, f"Models did not become available in time: {reasons}")
 

@@ -14,7 +14,9 @@ from serving.model_config import list_models, read_model_config_file
 logger = logging.getLogger(__name__)
 
 
-def reload_config(manager: Manager, request: Any, timeout: float | None = None) -> Any:
+def reload_config(
+    manager: Manager, request: Any, timeout: float | None = None, gone: threading.Event | None = None
+) -> Any:
     """Serves the models of a ReloadConfigRequest; blocks until the new ones are available.
 
     Labels change before anything is loaded, so a label can only move to a version that is available already. Models
@@ -24,13 +26,14 @@ def reload_config(manager: Manager, request: Any, timeout: float | None = None) 
         manager: Where the models are.
         request: A `ReloadConfigRequest`.
         timeout: Seconds to wait at most; None = as long as it takes.
+        gone: Set when the client no longer waits.
 
     Returns:
         A `ReloadConfigResponse` with the status OK.
 
     Raises:
-        ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION, and nothing has changed; or UNKNOWN, DEADLINE_EXCEEDED or
-            ABORTED, and the models are configured but did not become available.
+        ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION, and nothing has changed; or UNKNOWN, DEADLINE_EXCEEDED,
+            ABORTED or CANCELLED, and the models are configured but did not become available.
 
     Reference:
         https://www.tensorflow.org/tfx/serving/serving_config#reloading_model_server_configuration
@@ -52,7 +55,7 @@ def reload_config(manager: Manager, request: Any, timeout: float | None = None) 
             raise ServingError(
                 Code.INVALID_ARGUMENT, f"Could not find base path {config.base_path} for servable {config.name}"
             )
-    manager.wait_for(manager.apply(configs), timeout)
+    manager.wait_for(manager.apply(configs), timeout, gone)
     response = model_management_pb2.ReloadConfigResponse()
     response.status.SetInParent()  # present, and OK
     return response

@@ -4,9 +4,12 @@ import threading
 import time
 
 import pytest
+from google.protobuf import text_format
+from tensorflow_serving.apis import model_management_pb2
 
 from serving.errors import Code, ServingError
 from serving.model_config import ModelConfig
+from serving.reload import reload_config
 
 ALL = "model_version_policy { all {} }"
 
@@ -210,6 +213,18 @@ def test_waiting_ends_with_the_time_with_a_removal_and_with_the_server(setup):
         (Code.ABORTED, "removed from the configuration by another request: c"),
         (Code.UNAVAILABLE, "the server is stopping"),
     ]
+
+
+def test_waiting_ends_when_the_client_has_gone(setup):
+    (setup.folder / "b").mkdir()
+    request = model_management_pb2.ReloadConfigRequest()
+    text_format.Parse(setup.config(("a", ""), ("b", "")), request.config)
+    gone = threading.Event()
+    threading.Timer(0.2, gone.set).start()
+    with pytest.raises(ServingError, match="nobody waits for the models any more") as caught:
+        reload_config(setup.manager, request, None, gone)
+    assert caught.value.code == Code.CANCELLED
+    assert setup.manager.models() == ("a", "b")  # the configuration is in force all the same
 
 
 def test_requests_are_answered_and_labels_move_while_a_model_loads(setup):
