@@ -181,16 +181,16 @@ class RestApi:
     async def _read(self, request: HttpRequest, route: Route, facts: dict[str, Any]) -> HttpResponse:
         core = self._core
         core.gate.authorise(request.caller, "read", route.model)
-        if route.kind == "status":
-            body = status_body(
-                get_model_status(core.manager, get_model_status_pb2.GetModelStatusRequest(model_spec=_spec(route)))
-            )
-        else:
-            asked = get_model_metadata_pb2.GetModelMetadataRequest(
-                model_spec=_spec(route), metadata_field=[SIGNATURE_FIELD]
-            )
-            body = metadata_body(get_model_metadata(core.manager, asked))
-        return HttpResponse(200, body, (_JSON,))
+        with core.gate.admit(request.caller):
+            if route.kind == "status":
+                asked = get_model_status_pb2.GetModelStatusRequest(model_spec=_spec(route))
+                body = status_body(get_model_status(core.manager, asked))
+            else:
+                asked = get_model_metadata_pb2.GetModelMetadataRequest(
+                    model_spec=_spec(route), metadata_field=[SIGNATURE_FIELD]
+                )
+                body = metadata_body(get_model_metadata(core.manager, asked))
+            return HttpResponse(200, body, (_JSON,))
 
     async def _models(self, request: HttpRequest, route: Route, facts: dict[str, Any]) -> HttpResponse:
         """The models that the caller may ask about, with the states and labels of their versions."""

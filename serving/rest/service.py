@@ -84,14 +84,16 @@ class RestService:
     def _done(self, request: HttpRequest, response: HttpResponse) -> None:
         if not self._core.access_log.enabled:
             return
+        facts = response.facts or {}
         self._core.access_log.log(
             {
-                "request_id": request_id(request.headers.get(_REQUEST_ID)) if not response.facts else "",
+                # What was refused by its head, or given up, has not passed `_answer`.
+                "request_id": facts.get("request_id") or request_id(request.headers.get(_REQUEST_ID)),
                 "entrypoint": "REST",
                 "method": request.method,
                 "path": request.path,
                 "request_bytes": len(request.body),
-                **(response.facts or {}),
+                **facts,
                 "http_status": response.status,
                 "latency_ms": round((time.perf_counter() - request.started) * 1e3, 3) if request.started else 0.0,
                 "response_bytes": len(response.body),

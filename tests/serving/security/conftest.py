@@ -123,7 +123,8 @@ def tokens_file(tmp_path):
 def secure(run_server, exported, put_version, certificates, tmp_path_factory):
     """A server with two models, linear and hidden, with mutual TLS, tokens and required signatures.
 
-    `.server`, `.rest_port`, `.tokens` (by name), `.file` (of the tokens), `.folder` (with key.pem and the models).
+    `.server`, `.rest_port`, `.tokens` (by name), `.file` (of the tokens), `.folder` (with key.pem, the models and
+    access.log).
     """
     folder = tmp_path_factory.mktemp("secure")
     create_key(folder / "key.pem", folder / "key.pub.pem")
@@ -138,6 +139,7 @@ def secure(run_server, exported, put_version, certificates, tmp_path_factory):
         "leaver": {"models": ["*"]},
         "friend": {"models": ["*"]},
         "rest_slow": {"models": ["*"], "requests_per_second": 0.01, "burst": 2},
+        "curious": {"models": ["*"], "requests_per_second": 0.01, "burst": 2},
         "boss": {"models": ["*"], "actions": ["admin"]},
     }
     tokens = {name: create(path, {"name": name, **entry}) for name, entry in entries.items()}
@@ -155,7 +157,7 @@ def secure(run_server, exported, put_version, certificates, tmp_path_factory):
         "--port=0", f"--model_config_file={folder / 'models.config'}", "--file_system_poll_wait_seconds=0.1",
         f"--ssl_config_file={folder / 'ssl.config'}", f"--auth_tokens_file={path}",
         f"--trusted_keys_file={folder / 'key.pub.pem'}", "--require_signed_manifest", "--max_num_load_retries=0",
-        "--rest_api_port=-1",
+        "--rest_api_port=-1", f"--access_log_file={folder / 'access.log'}",
     ).wait_ready()  # fmt: skip
     rest_port = int(server.process.stdout.readline().split()[3].rpartition(":")[2])
     return SimpleNamespace(server=server, rest_port=rest_port, tokens=tokens, file=path, folder=folder)

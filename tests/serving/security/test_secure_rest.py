@@ -27,9 +27,11 @@ def context(certificates, tmp_path_factory):
 def ask(secure, context):
     """`ask(method, path, token) -> (status, JSON or text, headers)`."""
 
-    def send(method, path, token=None, body=None, scheme="Bearer"):
+    def send(method, path, token=None, body=None, scheme="Bearer", request_id=None):
         connection = http.client.HTTPSConnection("localhost", secure.rest_port, timeout=SECONDS, context=context)
         headers = {"Authorization": f"{scheme} {secure.tokens.get(token, token)}"} if token else {}
+        if request_id:
+            headers["X-Request-Id"] = request_id
         connection.request(method, path, body, headers)
         response = connection.getresponse()
         content = response.read().decode()
@@ -82,6 +84,25 @@ def test_the_rate_of_a_token(ask):
     status, text = predict(ask, "rest_slow")
     assert status == 429
     assert text.startswith("the token 'rest_slow' may send 0.01 requests per second; try again in ")
+
+
+def test_the_rate_holds_for_questions_too(ask):
+    assert [ask("GET", path, "curious")[0] for path in ("/v1/models/linear", "/v1/models/linear/metadata")] == [200] * 2
+    for path in ("/v1/models/linear", "/v1/models/linear/metadata"):
+        assert ask("GET", path, "curious")[0] == 429
+
+
+def test_refusals_can_be_found_in_the_access_log(secure, ask, eventually):
+    assert predict(ask, "wrong", request_id="lost-42")[0] == 401
+    assert predict(ask, None)[0] == 401
+
+    def refused():
+        lines = (secure.folder / "access.log").read_text().splitlines()
+        return [entry for entry in map(json.loads, lines) if entry.get("code") == "UNAUTHENTICATED"]
+
+    eventually(lambda: "lost-42" in [entry["request_id"] for entry in refused()])
+    assert all(entry["request_id"] for entry in refused())
+    assert {entry["caller"] for entry in refused()} == {""}
 
 
 def test_health_and_local_metrics_need_no_token(ask):
