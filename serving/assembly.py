@@ -126,6 +126,7 @@ def make_core(options: ServerOptions, settings: Settings, access_log: AccessLog)
         inter_op_threads=options.tensorflow_inter_op_parallelism or options.tensorflow_session_parallelism,
         trusted_keys=settings.trusted_keys,
         require_signature=options.require_signed_manifest,
+        check_method_names=options.enable_signature_method_name_check,
     )
     manager = Manager(
         settings.models,

@@ -1,7 +1,7 @@
 """Errors as TensorFlow Serving reports them: a canonical code and a text.
 
 The codes are those of `google.rpc.Code`, which gRPC, TensorFlow and TensorFlow Serving share, so one table serves the
-wire, the status of a version, and (later) the HTTP statuses.
+wire, the status of a version, and the HTTP statuses.
 """
 
 from __future__ import annotations

@@ -42,6 +42,9 @@ class ServerOptions:
     max_num_load_retries: int = _flag(5, "How often to try again a version that failed to load.", 0)
     load_retry_interval_micros: int = _flag(60_000_000, "Microseconds between such tries.", 0)
     num_load_threads: int = _flag(0, "Threads that load versions; 0 = one.", 0)
+    enable_signature_method_name_check: bool = _flag(
+        False, "Let Classify and Regress take only signatures that were exported for them (TensorFlow 2 exports none)."
+    )
     enable_model_warmup: bool = _flag(True, "Replay a version's tf_serving_warmup_requests before it is available.")
     num_request_iterations_for_warmup: int = _flag(1, "How often each of them is replayed.", 1)
     allow_version_labels_for_unavailable_models: bool = _flag(
@@ -86,7 +89,6 @@ IGNORED_BOOLEANS = frozenset(
         "enable_per_model_batching_parameters",
         "enable_profiler",
         "enable_serialization_as_tensor_content",
-        "enable_signature_method_name_check",
         "enforce_session_run_timeout",
         "flush_filesystem_caches",
         "prefer_tflite_model",
@@ -107,6 +109,7 @@ IGNORED_VALUES = frozenset(
         "per_process_gpu_memory_fraction",
         "platform_config_file",
         "rest_api_num_threads",
+        "tensorflow_session_config_file",
         "thread_pool_factory_config_file",
     }
 )
@@ -157,8 +160,8 @@ def help_text() -> str:
     lines = [
         "python -m serving.server --model_name=dense --model_base_path=/abs/path [--flag=value …]",
         "",
-        "Serves SavedModels over gRPC as TensorFlow Serving does. Versions are numbered folders under the base path;",
-        "a new number is loaded while the old one still answers, then takes over.",
+        "Serves SavedModels over gRPC and REST as TensorFlow Serving does. Versions are numbered folders under the",
+        "base path; a new number is loaded while the old one still answers, then takes over.",
         "",
     ]
     for item in fields(ServerOptions):

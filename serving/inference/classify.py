@@ -30,9 +30,7 @@ METHOD_NAME = "tensorflow/serving/classify"
 CLASSES, SCORES = "classes", "scores"
 
 
-def classify_call(
-    name: str, version: int, model: LoadedModel, request: Any, method_name_is_checked: bool = False
-) -> tuple[GraphRun, Respond]:
+def classify_call(name: str, version: int, model: LoadedModel, request: Any) -> tuple[GraphRun, Respond]:
     """Reads a ClassificationRequest.
 
     Args:
@@ -40,8 +38,6 @@ def classify_call(
         version: The version that answers.
         model: The loaded version.
         request: A `ClassificationRequest`, untrusted.
-        method_name_is_checked: Refuse signatures that were not exported for Classify. Off as in TensorFlow Serving's
-            model server: TensorFlow 2 gives all its signatures the name of Predict.
 
     Returns:
         The run of the graph, and what makes the `ClassificationResponse` from its results.
@@ -51,7 +47,7 @@ def classify_call(
     """
     key = signature_name(request.model_spec)
     signature = find_signature(model, key)
-    aliases = classification_outputs(signature, method_name_is_checked)
+    aliases = classification_outputs(signature, model.checks_method_names)
     examples = serialized_examples(request.input)
     fetches = [signature.outputs[alias].name for alias in aliases]
     run = examples_run(model, key, signature.inputs[INPUTS], fetches, examples)
@@ -65,12 +61,12 @@ def classify_call(
     return run, respond
 
 
-def classification_outputs(signature: Any, method_name_is_checked: bool = False) -> list[str]:
+def classification_outputs(signature: Any, checks_method_name: bool) -> list[str]:
     """Checks that a signature can classify.
 
     Args:
         signature: The `SignatureDef`.
-        method_name_is_checked: See `classify_call`.
+        checks_method_name: Whether it must have been exported for Classify.
 
     Returns:
         Which outputs to compute: `classes`, `scores` or both.
@@ -78,7 +74,7 @@ def classification_outputs(signature: Any, method_name_is_checked: bool = False)
     Raises:
         ServingError: INVALID_ARGUMENT, it cannot.
     """
-    if method_name_is_checked:
+    if checks_method_name:
         check_method_name(signature, "classification", METHOD_NAME)
     check_one_input(signature)
     if len(signature.outputs) not in (1, 2):

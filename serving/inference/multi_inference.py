@@ -62,9 +62,7 @@ def multi_inference_spec(request: Any) -> Any:
     return request.tasks[0].model_spec
 
 
-def multi_inference_call(
-    name: str, version: int, model: LoadedModel, request: Any, method_name_is_checked: bool = False
-) -> tuple[GraphRun, Respond]:
+def multi_inference_call(name: str, version: int, model: LoadedModel, request: Any) -> tuple[GraphRun, Respond]:
     """Reads a MultiInferenceRequest.
 
     Args:
@@ -72,8 +70,6 @@ def multi_inference_call(
         version: The version that answers.
         model: The loaded version.
         request: A `MultiInferenceRequest`, untrusted.
-        method_name_is_checked: Refuse signatures that were exported for another call than the task's; see
-            `classify_call`.
 
     Returns:
         One run of the graph for all tasks, and what makes the `MultiInferenceResponse`, with a result for each task
@@ -83,7 +79,7 @@ def multi_inference_call(
         ServingError: One of the contract's errors.
     """
     multi_inference_spec(request)
-    tasks = _read_tasks(model, request, method_name_is_checked)
+    tasks = _read_tasks(model, request)
     examples = serialized_examples(request.input)
     run = examples_run(
         model,
@@ -105,7 +101,7 @@ def multi_inference_call(
     return run, respond
 
 
-def _read_tasks(model: LoadedModel, request: Any, method_name_is_checked: bool) -> list[_Task]:
+def _read_tasks(model: LoadedModel, request: Any) -> list[_Task]:
     """Checks each task fully before the next, as TensorFlow Serving does, so that the first mistake is told."""
     tasks: list[_Task] = []
     for message in request.tasks:
@@ -123,7 +119,7 @@ def _read_tasks(model: LoadedModel, request: Any, method_name_is_checked: bool) 
         if message.method_name not in _METHODS:
             raise ServingError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {message.method_name}")
         signature, method = model.signatures[key], _METHODS[message.method_name]
-        aliases = method.find_outputs(signature, method_name_is_checked)
+        aliases = method.find_outputs(signature, model.checks_method_names)
         if tasks and signature.inputs[INPUTS].name != tasks[0].signature.inputs[INPUTS].name:
             raise ServingError(Code.INVALID_ARGUMENT, "Input tensor must be the same for all Signatures.")
         tasks.append(_Task(key, signature, aliases, method))

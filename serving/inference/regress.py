@@ -30,9 +30,7 @@ METHOD_NAME = "tensorflow/serving/regress"
 OUTPUTS = "outputs"
 
 
-def regress_call(
-    name: str, version: int, model: LoadedModel, request: Any, method_name_is_checked: bool = False
-) -> tuple[GraphRun, Respond]:
+def regress_call(name: str, version: int, model: LoadedModel, request: Any) -> tuple[GraphRun, Respond]:
     """Reads a RegressionRequest.
 
     Args:
@@ -40,7 +38,6 @@ def regress_call(
         version: The version that answers.
         model: The loaded version.
         request: A `RegressionRequest`, untrusted.
-        method_name_is_checked: Refuse signatures that were not exported for Regress; see `classify_call`.
 
     Returns:
         The run of the graph, and what makes the `RegressionResponse` from its results.
@@ -50,7 +47,7 @@ def regress_call(
     """
     key = signature_name(request.model_spec)
     signature = find_signature(model, key)
-    aliases = regression_outputs(signature, method_name_is_checked)
+    aliases = regression_outputs(signature, model.checks_method_names)
     examples = serialized_examples(request.input)
     run = examples_run(model, key, signature.inputs[INPUTS], [signature.outputs[OUTPUTS].name], examples)
 
@@ -63,12 +60,12 @@ def regress_call(
     return run, respond
 
 
-def regression_outputs(signature: Any, method_name_is_checked: bool = False) -> list[str]:
+def regression_outputs(signature: Any, checks_method_name: bool) -> list[str]:
     """Checks that a signature can regress.
 
     Args:
         signature: The `SignatureDef`.
-        method_name_is_checked: See `classify_call`.
+        checks_method_name: Whether it must have been exported for Regress.
 
     Returns:
         Which outputs to compute: `outputs`.
@@ -76,7 +73,7 @@ def regression_outputs(signature: Any, method_name_is_checked: bool = False) -> 
     Raises:
         ServingError: INVALID_ARGUMENT, it cannot.
     """
-    if method_name_is_checked:
+    if checks_method_name:
         check_method_name(signature, "regression", METHOD_NAME)
     check_one_input(signature)
     if len(signature.outputs) != 1:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.engine import load_model
+from serving.engine import EngineOptions, load_model
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
@@ -146,11 +146,19 @@ def odd(exported_with_examples):
 
 
 @pytest.fixture(scope="session")
+def strict(exported_with_examples):
+    """As `odd`, with method names checked."""
+    model = load_model(exported_with_examples / "odd", EngineOptions(check_method_names=True))
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="session")
 def answer():
     """Runs a call in this thread: `answer(regress_call, model, request)`, as version 123 of `test_model`."""
 
-    def run_call(make_call, model, request, **options):
-        run, respond = make_call("test_model", 123, model, request, **options)
+    def run_call(make_call, model, request):
+        run, respond = make_call("test_model", 123, model, request)
         return respond(model.run(run.feeds, run.fetches, run.values))
 
     return run_call

@@ -144,14 +144,14 @@ def test_what_is_no_example_is_the_op_s_own_error(answer, odd, example):
     assert caught.value.code == Code.INVALID_ARGUMENT
 
 
-def test_method_names_are_checked_on_request_only(answer, odd, two):
+def test_method_names_are_checked_on_request_only(answer, odd, strict, two):
     request = request_for(*two, signature="tensorflow_2")
     assert pairs(answer(classify_call, odd, request)) == EXPECTED
     with pytest.raises(ServingError) as caught:
-        answer(classify_call, odd, request, method_name_is_checked=True)
+        answer(classify_call, strict, request)
     assert caught.value.code == Code.INVALID_ARGUMENT
     assert caught.value.message == (
         "Expected classification signature method_name to be tensorflow/serving/classify. "
         "Was: tensorflow/serving/predict"
     )
-    assert pairs(answer(classify_call, odd, request_for(*two), method_name_is_checked=True)) == EXPECTED
+    assert pairs(answer(classify_call, strict, request_for(*two))) == EXPECTED

@@ -147,12 +147,12 @@ def test_a_result_of_the_wrong_shape(answer, odd, example):
     assert caught.value.message.startswith("Expected Tensor shape: [batch_size num_classes] but got [1,")
 
 
-def test_method_names_are_checked_on_request_only(answer, odd, example):
+def test_method_names_are_checked_on_request_only(answer, odd, strict, example):
     request = request_for(("regress_tensorflow_2", REGRESS), examples=[example(score=[1.5])])
     (result,) = answer(multi_inference_call, odd, request).results
     assert [regression.value for regression in result.regression_result.regressions] == [1.5]
     with pytest.raises(ServingError, match=r"^Expected regression signature method_name to be "):
-        answer(multi_inference_call, odd, request, method_name_is_checked=True)
+        answer(multi_inference_call, strict, request)
 
 
 def test_the_first_task_says_which_version_answers():

@@ -100,13 +100,13 @@ def test_a_missing_feature_is_the_op_s_own_error(answer, half_plus_two, example)
     assert caught.value.code == Code.INVALID_ARGUMENT
 
 
-def test_method_names_are_checked_on_request_only(answer, odd, two):
+def test_method_names_are_checked_on_request_only(answer, odd, strict, two):
     request = request_for(*two, signature="regress_tensorflow_2")
     assert values(answer(regress_call, odd, request)) == [2, 3]
     with pytest.raises(ServingError) as caught:
-        answer(regress_call, odd, request, method_name_is_checked=True)
+        answer(regress_call, strict, request)
     assert caught.value.code == Code.INVALID_ARGUMENT
     assert caught.value.message == (
         "Expected regression signature method_name to be tensorflow/serving/regress. Was: tensorflow/serving/predict"
     )
-    assert values(answer(regress_call, odd, request_for(*two), method_name_is_checked=True)) == [2, 3]
+    assert values(answer(regress_call, strict, request_for(*two))) == [2, 3]
