@@ -31,6 +31,7 @@ from serving.model_info import SIGNATURE_FIELD, get_model_metadata, get_model_st
 from serving.operations.metrics import CONTENT_TYPE as METRICS_TYPE
 from serving.operations.request_log import prediction_log
 from serving.rest.compression import MIN_PACKED_BYTES, accepts_gzip, is_gzipped, pack, unpack
+from serving.rest.cors import cors_headers, is_contract, preflight
 from serving.rest.http import HttpRequest, HttpResponse
 from serving.rest.json_examples import fill_examples_request
 from serving.rest.json_request import parse_predict
@@ -59,6 +60,11 @@ def http_status(code: Code) -> int:
     return _HTTP_STATUS.get(code, 500)
 
 
+def max_bodies_bytes(options: ServerOptions) -> int:
+    """How much the bodies of all requests together may take: some of the largest, or very many small ones."""
+    return max(1 << 30, 4 * options.max_request_bytes)
+
+
 def error_response(error: ServingError) -> HttpResponse:
     """The answer that tells a client of an error."""
     headers = [_JSON]
@@ -85,6 +91,7 @@ class RestApi:
         self.draining = False
         self._core = core
         self._max_bytes = options.max_request_bytes
+        self._unpacked_bytes, self._max_unpacked_bytes = 0, max_bodies_bytes(options)
         self._cors = options.rest_api_enable_cors_support
         self._metrics_path = metrics_path
         self._answers: dict[str, Callable[[HttpRequest, Route, dict[str, Any]], Awaitable[HttpResponse]]] = {
@@ -105,8 +112,8 @@ class RestApi:
         facts: dict[str, Any] = {"model": "", "request_bytes": len(request.body)}
         route = Route("unknown")
         try:
-            if self._cors and request.method == "OPTIONS" and _is_contract(request):
-                response = _preflight(request)
+            if self._cors and request.method == "OPTIONS" and is_contract(request):
+                response = preflight(request)
             else:
                 route = match_route(request.method, request.path, self._metrics_path)
                 facts["model"] = route.model
@@ -118,8 +125,8 @@ class RestApi:
             # The boundary to the network: whatever goes wrong in us is logged in full here and told in brief there.
             logger.exception("%s %s failed", request.method, request.path)
             response = error_response(ServingError(Code.INTERNAL, f"{route.kind} failed: {type(error).__name__}"))
-        if self._cors and _is_contract(request):
-            response.headers += _cors_headers(request)
+        if self._cors and is_contract(request):
+            response.headers += cors_headers(request)
         response.facts = {"code": "OK", **facts, **(response.facts or {})}
         if route.kind in _INFERENCES:
             microseconds = (time.perf_counter() - request.started) * 1e6
@@ -130,13 +137,19 @@ class RestApi:
     async def _infer(self, request: HttpRequest, route: Route, facts: dict[str, Any]) -> HttpResponse:
         core = self._core
         core.gate.authorise(request.caller, "infer", route.model)
+        answer = self._predict if route.kind == "predict" else self._infer_examples
         with core.gate.admit(request.caller):
-            body = request.body
-            if is_gzipped(request.headers):
-                body = await asyncio.to_thread(unpack, body, self._max_bytes)
-            if route.kind == "predict":
-                return await self._predict(body, request.deadline, route, facts)
-            return await self._infer_examples(body, request.deadline, route, facts)
+            if not is_gzipped(request.headers):
+                return await answer(request.body, request.deadline, route, facts)
+            body = await asyncio.to_thread(unpack, request.body, self._max_bytes)
+            # The transport bounds what is held as it was sent; unpacked, it can be a thousand times as much.
+            if self._unpacked_bytes + len(body) > self._max_unpacked_bytes:
+                raise ServingError(Code.UNAVAILABLE, "Too many request bodies at once")
+            self._unpacked_bytes += len(body)
+            try:
+                return await answer(body, request.deadline, route, facts)
+            finally:
+                self._unpacked_bytes -= len(body)
 
     async def _predict(self, body: bytes, deadline: float, route: Route, facts: dict[str, Any]) -> HttpResponse:
         core = self._core
@@ -263,28 +276,6 @@ async def _packed(request: HttpRequest, response: HttpResponse) -> HttpResponse:
         response.body = await asyncio.to_thread(pack, response.body)
         response.headers += (("Content-Encoding", "gzip"), ("Vary", "Accept-Encoding"))
     return response
-
-
-def _is_contract(request: HttpRequest) -> bool:
-    return request.path[:4].lower() == "/v1/"
-
-
-def _preflight(request: HttpRequest) -> HttpResponse:
-    """What a browser asks before a page of another origin may send its request."""
-    if not request.headers.get("origin"):
-        raise ServingError(Code.FAILED_PRECONDITION, "Origin header is missing in CORS preflight")
-    return HttpResponse(200)
-
-
-def _cors_headers(request: HttpRequest) -> tuple[tuple[str, str], ...]:
-    # TensorFlow Serving allows Content-Type alone. It knows no tokens; a page that has one must be let send it.
-    asked = request.headers.get("access-control-request-headers", "").lower()
-    allowed = "Content-Type, Authorization" if "authorization" in asked else "Content-Type"
-    return (
-        ("Access-Control-Allow-Origin", "*"),
-        ("Access-Control-Allow-Methods", "POST, GET"),
-        ("Access-Control-Allow-Headers", allowed),
-    )
 
 
 def _json_response(status: int, value: Any) -> HttpResponse:

@@ -12,7 +12,7 @@ from serving.core import Core
 from serving.errors import ServingError
 from serving.flags import ServerOptions
 from serving.operations.access_log import request_id
-from serving.rest.api import RestApi, error_response
+from serving.rest.api import RestApi, error_response, max_bodies_bytes
 from serving.rest.http import HttpLimits, HttpRequest, HttpResponse, HttpServer
 from serving.rest.json_response import error_body
 
@@ -42,7 +42,7 @@ class RestService:
             max_body_bytes=options.max_request_bytes,
             max_connections=options.max_connections,
             request_seconds=options.rest_api_timeout_in_ms / 1000,
-            max_buffered_bytes=max(1 << 30, 4 * options.max_request_bytes),
+            max_buffered_bytes=max_bodies_bytes(options),
         )
         self._server = HttpServer(self._admit, self._answer, error_body, self._done, limits)
 

@@ -269,6 +269,18 @@ def test_gzip(api):
     assert json.loads(gzip.decompress(response.body)) == {"predictions": [[2.0]] * 20_000}
 
 
+def test_gzip_of_many_is_bounded_together(start_api):
+    # 3.3 MB of white space in 3 kB; the limit is 1 GiB, so it is lowered to what two of them take.
+    api = start_api()
+    api.rest._max_unpacked_bytes = 7_000_000
+    packed = gzip.compress(b" " * 3_300_000 + b'{"signature_name": "slow", "inputs": 700000}')
+    assert len(packed) < 5000
+    answers = [api.start("POST", "/v1/models/linear:predict", packed, content_encoding="gzip") for _ in range(4)]
+    statuses = sorted(answer.result(60).status for answer in answers)
+    assert statuses == [200, 200, 503, 503]
+    assert api.call("POST", "/v1/models/linear:predict", packed, content_encoding="gzip").status == 200  # given back
+
+
 def test_cors(start_api):
     api = start_api("--rest_api_enable_cors_support")
     allowed = (
@@ -315,12 +327,11 @@ def test_samples_are_logged(start_api, tmp_path):
     api.core.request_log.close()
     from serving.operations.request_records import records
 
-    found = [record for path in sorted(tmp_path.iterdir()) for record in records(path)]
-    assert [(record["model"], record["version"], record["method"]) for record in found] == [
-        ("linear", 1, "predict"), ("half", 123, "regress"),
-    ]  # fmt: skip
-    assert found[0]["inputs"] == {"x": [1.0]}
-    assert found[0]["outputs"] == {"y": [3.0]}
+    # Each model has files of its own.
+    half, linear = (record for path in sorted(tmp_path.iterdir()) for record in records(path))
+    assert (half["model"], half["version"], half["method"]) == ("half", 123, "regress")
+    assert (linear["model"], linear["version"], linear["method"]) == ("linear", 1, "predict")
+    assert (linear["inputs"], linear["outputs"]) == ({"x": [1.0]}, {"y": [3.0]})
 
 
 def test_every_code_has_its_status():
