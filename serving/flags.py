@@ -63,7 +63,7 @@ class ServerOptions:
     max_request_bytes: int = _flag(100_000_000, "Largest REST body, in bytes.", 1024)
     rest_api_timeout_in_ms: int = _flag(30_000, "Time for a REST request, from its first byte to its answer.", 1)
     rest_api_enable_cors_support: bool = _flag(False, "Answer browsers of other origins.")
-    max_connections: int = _flag(4096, "REST connections at once.", 1)
+    max_connections: int = _flag(4096, "Connections at once on each port; further ones are refused.", 1)
     tensorflow_session_parallelism: int = _flag(0, "Sets both of the following.", 0)
     tensorflow_intra_op_parallelism: int = _flag(0, "Threads in one op; 0 = chosen by TensorFlow.", 0)
     tensorflow_inter_op_parallelism: int = _flag(

@@ -54,6 +54,8 @@ MAX_MESSAGE_BYTES = 2**31 - 1
 
 # A client that opens a connection and says nothing is let go after this.
 _HANDSHAKE_MILLISECONDS = 10_000
+# So is one that has asked for nothing for so long; gRPC's clients connect again without a word.
+_IDLE_MILLISECONDS = 300_000
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 # A reload waits until models are loaded. The threads of `asyncio.to_thread` are few, and large messages and the end of
 # the server need them.
@@ -151,6 +153,7 @@ class GrpcServer:
         channel_arguments: str = "",
         credentials: grpc.ServerCredentials | None = None,
         max_streams: int = 1000,
+        max_connections: int = 4096,
     ) -> None:
         """Binds the ports.
 
@@ -162,6 +165,7 @@ class GrpcServer:
             channel_arguments: `name=value,name=value` for gRPC itself; they win over ours.
             credentials: TLS for the TCP port; None = plain text.
             max_streams: Requests at once on one connection; more wait at the client.
+            max_connections: At once; further ones are closed.
 
         Raises:
             UsageError: The address is taken or no address, or the channel arguments are not `name=value`.
@@ -172,6 +176,8 @@ class GrpcServer:
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MILLISECONDS),
+            ("grpc.max_connection_idle_ms", _IDLE_MILLISECONDS),
+            ("grpc.max_allowed_incoming_connections", max_connections),
             ("grpc.max_concurrent_streams", max_streams),
             *parse_channel_arguments(channel_arguments),
         ]

@@ -150,6 +150,7 @@ async def _serve(options: ServerOptions, settings: Settings, core: Core, stop: t
             options.grpc_channel_arguments,
             credentials,
             options.max_concurrent_requests,
+            options.max_connections,
         )
         rest = None
         if options.rest_api_port:
