@@ -226,7 +226,11 @@ class Loader:
 
     def _free(self, servable: Servable, then: Callable[[], None]) -> None:
         def free() -> None:
-            servable.retire()
+            try:
+                servable.retire()
+            except Exception:
+                # A fault of ours; the version must not stay "unloading" for ever, it could never be loaded again.
+                logger.exception("version %d of model %s could not be closed", servable.version, servable.name)
             then()
 
         threading.Thread(target=free, name=f"unload-{servable.name}-{servable.version}", daemon=True).start()

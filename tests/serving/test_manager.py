@@ -156,6 +156,21 @@ def test_unloading_waits_for_the_requests_inside(make, eventually):
     assert setup.events == [("load", 1), ("load", 2), ("unload", 1)]
 
 
+def test_a_model_that_cannot_be_closed_is_unloaded_all_the_same(make, eventually, monkeypatch, caplog):
+    setup = make()
+    setup.put(1)
+    setup.poll()
+    monkeypatch.setattr(Model, "close", lambda self: 1 / 0)
+    (setup.base / "1").rmdir()
+    setup.poll()
+    eventually(lambda: setup.states() == {1: "END"})
+    assert "version 1 of model m could not be closed" in caplog.text
+    monkeypatch.undo()
+    setup.put(1)
+    setup.poll()
+    assert setup.states() == {1: "AVAILABLE"}
+
+
 def test_lasting_trouble_is_logged_once(make, caplog):
     setup = make()
     (setup.base / "saved_model.pb").write_text("")
