@@ -58,7 +58,7 @@ class ServerOptions:
     adaptive_batching: bool = _flag(
         True, "Without --enable_batching: let requests that wait for a busy model share its next run."
     )
-    max_queue_seconds: float = _flag(8.0, "Refuse a request that would wait longer than this for its model.", 0.001)
+    max_queue_seconds: float = _flag(5.0, "Refuse a request that would wait longer than this for its model.", 0.001)
     max_concurrent_requests: int = _flag(1000, "Refuse requests beyond so many at once.", 1)
     max_request_bytes: int = _flag(100_000_000, "Largest REST body, in bytes.", 1024)
     rest_api_timeout_in_ms: int = _flag(30_000, "Time for a REST request, from its first byte to its answer.", 1)

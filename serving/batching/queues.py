@@ -99,7 +99,10 @@ class AdaptiveQueue:
 
     # How often the runner looks, finding nothing new, before it starts what has gathered. gRPC's requests come one in a
     # turn of the loop, so a run that started at once would never be shared.
-    _PATIENCE = 4
+    _PATIENCE = 8
+    # A lone request is not kept waiting; but now and then one is, to find out whether it is alone.
+    _CURIOUS_EVERY = 16
+    _CROWD, _CROWD_DECAY = 1.5, 0.9
 
     def __init__(self, shareable: bool, max_wait_seconds: float) -> None:
         """An empty queue.
@@ -117,7 +120,8 @@ class AdaptiveQueue:
         self._choice = SharingChoice()
         self._waiting_rows = 0
         self._seen = self._quiet = 0
-        self._last_requests = 1
+        self._crowd = 1.0  # the requests that were there when runs began; falls slowly
+        self._takes = 0
         self._short_runs = 0
         self._short_bytes = 0
 
@@ -164,14 +168,18 @@ class AdaptiveQueue:
             return _APART_AT_ONCE
         return 1 if self._profile.runs > 1 and self._profile.seconds(1) < _SHORT_RUN_SECONDS else _SHARED_AT_ONCE
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether a request that is alone may run at once: as far as is known, no other is about to come."""
+        alone = len(self._waiting) == 1 and not self.running and self._crowd <= self._CROWD
+        return alone and self._takes % self._CURIOUS_EVERY != 0
+
     def gathers(self) -> bool:
-        """Whether to look again in the loop's next turn, because more may come; a lone request loses one turn."""
+        """Whether to look again in the loop's next turn, because more may come."""
         waiting = len(self._waiting)
-        if waiting > self._seen:
-            self._seen, self._quiet = waiting, 0
-            return True
-        self._quiet += 1
-        if self._quiet <= self._PATIENCE and (waiting > 1 or self._last_requests > 1):
+        self._quiet = 0 if waiting > self._seen else self._quiet + 1
+        self._seen = waiting
+        if self._quiet <= self._PATIENCE and not self.is_calm:
             return True
         self._seen = self._quiet = 0
         return False
@@ -185,7 +193,8 @@ class AdaptiveQueue:
                 tasks.append(first)
                 if self._waiting and self.shareable is not False and (self.shareable is None or self._choice.share()):
                     tasks += self._companions(first)
-        self._last_requests = len(tasks)
+        self._takes += 1
+        self._crowd = max(len(tasks) + len(self._waiting), self._CROWD_DECAY * self._crowd)
         for task in tasks:
             task.crowded = bool(self._waiting) or self.running > 0 or len(tasks) > 1
         return tasks

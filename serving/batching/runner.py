@@ -41,7 +41,7 @@ class Runner:
         self,
         parameters: BatchingParameters | None = None,
         adaptive: bool = True,
-        max_queue_seconds: float = 8.0,
+        max_queue_seconds: float = 5.0,
         on_batch: Callable[[str, int, list[float]], None] = lambda model, rows, queued_microseconds: None,
     ) -> None:
         """Starts no thread yet.
@@ -97,10 +97,13 @@ class Runner:
                 self._start_ready_batches()
             else:
                 queue.offer(task, servable.name, time.monotonic())
-                if not queue.scheduled:
-                    # Not at once: requests that come in the same turn of the loop can then share the run.
+                key = (run.feeds, run.fetches)
+                if queue.is_calm:
+                    self._start_adaptive(servable, key, queue)
+                elif not queue.scheduled:
+                    # Not at once: requests that come in the next turns of the loop can then share the run.
                     queue.scheduled = True
-                    loop.call_soon(self._start_adaptive, servable, (run.feeds, run.fetches), queue)
+                    loop.call_soon(self._start_adaptive, servable, key, queue)
             return await task.future
         finally:
             if timer is not None:
