@@ -29,6 +29,7 @@ from serving.inference.predict import make_run
 from serving.inference.regress import regress_call
 from serving.model_info import SIGNATURE_FIELD, get_model_metadata, get_model_status
 from serving.operations.metrics import CONTENT_TYPE as METRICS_TYPE
+from serving.operations.metrics import DEFAULT_PATH as METRICS_PATH
 from serving.operations.request_log import prediction_log
 from serving.rest.compression import MIN_PACKED_BYTES, accepts_gzip, is_gzipped, pack, unpack
 from serving.rest.cors import cors_headers, is_contract, preflight
@@ -38,7 +39,7 @@ from serving.rest.json_request import parse_predict
 from serving.rest.json_response import classify_body, error_body, predict_body, regress_body
 from serving.rest.predict_messages import predict_messages
 from serving.rest.proto_json import metadata_body, status_body
-from serving.rest.routes import METRICS_PATH, Route, match_route
+from serving.rest.routes import Route, match_route
 
 logger = logging.getLogger(__name__)
 

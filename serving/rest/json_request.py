@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from serving.errors import Code, ServingError
+from serving.inference.predict import DEFAULT_SIGNATURE
 from serving.rest.json_exact import (
+    BOOL,
     FLOAT_TYPES,
     INTEGER_BOUNDS,
     MAX_RANK,
@@ -27,9 +29,6 @@ from serving.rest.json_exact import (
 )
 from serving.rest.json_text import CONSTANTS, object_of, parse_json_exactly, signature_name_of, value_text
 from serving.tensors import BY_ENUM
-
-DEFAULT_SIGNATURE = "serving_default"
-BOOL = 10
 
 
 @dataclass(frozen=True)

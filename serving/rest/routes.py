@@ -8,8 +8,8 @@ from typing import Literal, cast
 from urllib.parse import unquote_to_bytes
 
 from serving.errors import Code, ServingError
+from serving.operations.metrics import DEFAULT_PATH as METRICS_PATH
 
-METRICS_PATH = "/monitoring/prometheus/metrics"
 LARGEST_VERSION = 2**63 - 1
 
 Kind = Literal[
