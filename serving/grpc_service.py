@@ -56,6 +56,7 @@ MAX_MESSAGE_BYTES = 2**31 - 1
 _HANDSHAKE_MILLISECONDS = 10_000
 # So is one that has asked for nothing for so long; gRPC's clients connect again without a word.
 _IDLE_MILLISECONDS = 300_000
+_STREAM_SECONDS = 0.3  # for the last answers to be written, and for watchers of health to hear of the end
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 # A reload waits until models are loaded. The threads of `asyncio.to_thread` are few, and large messages and the end of
 # the server need them.
@@ -181,6 +182,7 @@ class GrpcServer:
             ("grpc.max_concurrent_streams", max_streams),
             *parse_channel_arguments(channel_arguments),
         ]
+        self._core = core
         self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((_Calls(core),))
         self._health = health.aio.HealthServicer()
@@ -207,7 +209,12 @@ class GrpcServer:
             grace_seconds: How long; what is still running then is cancelled.
         """
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace_seconds)
+        stopping = asyncio.ensure_future(self._server.stop(grace_seconds))
+        # Streams of health and reflection have no end of their own: only requests are waited for.
+        while not stopping.done():
+            await asyncio.wait((stopping,), timeout=_STREAM_SECONDS)
+            if not self._core.gate.in_flight:
+                await self._server.stop(0)
 
     def _bind(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
         try:
@@ -313,7 +320,7 @@ async def _answer(core: Core, call: Call, message: bytes, context: grpc.aio.Serv
     core.gate.authorise(caller, call.action, model or None)
     remaining = context.time_remaining()
     deadline = None if remaining is None else time.monotonic() + remaining
-    with core.gate.admit(caller):
+    with core.gate.admit(caller), core.gate.memory.hold(len(message)):
         response = await call.answer(core, request, deadline, facts)
     serialised: bytes = response.SerializeToString()
     return serialised

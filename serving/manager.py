@@ -59,6 +59,7 @@ class Manager:
             options: How versions are loaded.
             on_warm_up: Told of each warm-up: the version's folder, "OK" or a code's name, microseconds.
         """
+        self._has_been_ready = False
         # Both are replaced as a whole, never changed: a request reads either without a lock.
         self._configs: Mapping[str, ModelConfig] = {config.name: config for config in configs}
         self._labels: Mapping[str, Mapping[str, int]] = {config.name: config.labels for config in configs}
@@ -122,8 +123,14 @@ class Manager:
         return tuple(self._configs.values())
 
     def ready(self) -> bool:
-        """Whether every configured model has an available version."""
-        return all(self._table.available(name) for name in self._configs)
+        """Whether requests should come here.
+
+        Once every configured model has had an available version, one is enough: a reload that adds a broken model must
+        not take a server, and all its replicas, out of service for the models that answer.
+        """
+        available = [self._table.available(name) for name in self._configs]
+        self._has_been_ready = self._has_been_ready or all(available)
+        return all(available) or (self._has_been_ready and any(available))
 
     # Changes.
 
@@ -213,6 +220,7 @@ class Manager:
                 if not waiting:
                     waiting = self._labels_waiting()
                 if not waiting:
+                    self._has_been_ready = True
                     return True
                 # Short, because `stop` is set by a signal, which notifies nobody.
                 self._table.changed.wait(timeout=0.1)

@@ -79,6 +79,13 @@ class ParameterQueue:
         batch = self._batches.popleft()
         return [task for task in batch if task.wanted]
 
+    def forget(self, task: Task) -> None:
+        """Frees a request that nobody waits for any more."""
+        for batch in self._batches:
+            if task in batch:
+                batch.remove(task)
+                return
+
     def __len__(self) -> int:
         """Requests that wait."""
         return sum(map(len, self._batches))
@@ -89,7 +96,7 @@ class AdaptiveQueue:
 
     Batches grow with the load by themselves: nothing is delayed to fill one. How many rows share a run follows from how
     long rows have taken. Only calls whose inputs and outputs all have a free first dimension are shared, and only
-    after a first shared run gave what separate runs gave (`shared_run_is_right`).
+    after a first shared run gave what separate runs gave.
 
     Attributes:
         running: Runs under way.
@@ -104,13 +111,15 @@ class AdaptiveQueue:
     _CURIOUS_EVERY = 16
     _CROWD, _CROWD_DECAY = 1.5, 0.9
 
-    def __init__(self, shareable: bool, max_wait_seconds: float) -> None:
+    def __init__(self, shareable: bool, max_wait_seconds: float, bounded: bool = True) -> None:
         """An empty queue.
 
         Args:
             shareable: Whether the signature allows shared runs.
             max_wait_seconds: Requests that would wait longer are refused.
+            bounded: Whether the size of the inputs bounds the work. A whole number may be a count of steps.
         """
+        self._bounded = bounded
         self.running = 0
         self.scheduled = False
         self.shareable: bool | None = None if shareable else False
@@ -226,7 +235,7 @@ class AdaptiveQueue:
 
     def is_instant(self, tasks: list[Task]) -> bool:
         """Whether a run of these requests is known to be shorter than its way to a thread and back."""
-        if self._short_runs < _INSTANT_RUNS or (self.shareable is None and len(tasks) > 1):
+        if not self._bounded or self._short_runs < _INSTANT_RUNS or (self.shareable is None and len(tasks) > 1):
             return False
         return sum(task.size for task in tasks) <= 2 * self._short_bytes
 
@@ -252,6 +261,12 @@ class AdaptiveQueue:
         elif self.shareable is not False:
             self._short_runs = min(_MOST_INSTANT_RUNS, self._short_runs + 1)
             self._short_bytes = max(self._short_bytes, sum(task.size for task in tasks))
+
+    def forget(self, task: Task) -> None:
+        """Frees a request that nobody waits for any more: it counts for nothing, and its inputs take no memory."""
+        if task in self._waiting:
+            self._waiting.remove(task)
+            self._waiting_rows -= task.rows
 
     def __len__(self) -> int:
         """Requests that wait."""

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+
 from serving.batching.batch import Outcome, Task, agree, run_apart, run_together
 from serving.batching.parameters import BatchingParameters
 from serving.batching.queues import AdaptiveQueue, ParameterQueue
@@ -108,6 +110,8 @@ class Runner:
         finally:
             if timer is not None:
                 timer.cancel()
+            if not task.started:
+                queue.forget(task)
             if facts is not None and task.started:
                 facts["queued_ms"] = round((task.started - task.queued) * 1e3, 3)
                 facts["batch_rows"] = task.batch_rows
@@ -115,8 +119,12 @@ class Runner:
     def queue_depths(self) -> Iterator[tuple[dict[str, str], float]]:
         """How many requests wait, by model: a reading for the metrics."""
         depths: dict[str, int] = {}
-        for servable, queues in list(self._queues.items()):
-            depths[servable.name] = depths.get(servable.name, 0) + sum(map(len, list(queues.values())))
+        try:
+            found = [(servable.name, list(queues.values())) for servable, queues in self._queues.items()]
+        except RuntimeError:
+            return  # the event loop has added a queue meanwhile; the next reading tells
+        for name, waiting in found:
+            depths[name] = depths.get(name, 0) + sum(map(len, waiting))
         for name, depth in depths.items():
             yield {"model_name": name}, depth
 
@@ -150,7 +158,8 @@ class Runner:
         if self._parameters is not None:
             return ParameterQueue(self._parameters)
         shareable = self._adaptive and is_batch_major(servable.model.signatures, run)
-        return AdaptiveQueue(shareable, self._max_queue_seconds)
+        bounded = all(value.dtype.kind in "fVOb" or value.dtype == np.uint8 for value in run.values)
+        return AdaptiveQueue(shareable, self._max_queue_seconds, bounded)
 
     # Ours: a queue starts its own runs.
 
@@ -221,8 +230,10 @@ class Runner:
         try:
             return self._run_tasks(model, key, queue, tasks)
         except BaseException as error:
-            # Whatever happened, the requests must get an answer; the boundary logs what is no ServingError.
-            return [error] * len(tasks)
+            # Whatever happened, the requests must get an answer; the boundary logs what is no ServingError. A future
+            # does not take a StopIteration.
+            answer = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
+            return [answer] * len(tasks)
 
     def _run_tasks(self, model: Any, key: _Key, queue: _Queue, tasks: list[Task]) -> Sequence[Outcome]:
         if isinstance(queue, ParameterQueue):

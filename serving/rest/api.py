@@ -208,6 +208,10 @@ class RestApi:
 
     async def _models(self, request: HttpRequest, route: Route, facts: dict[str, Any]) -> HttpResponse:
         """The models that the caller may ask about, with the states and labels of their versions."""
+        with self._core.gate.admit(request.caller):
+            return _json_response(200, {"models": self._model_list(request)})
+
+    def _model_list(self, request: HttpRequest) -> list[dict[str, Any]]:
         manager = self._core.manager
         models = []
         for name in sorted(manager.models()):
@@ -225,7 +229,7 @@ class RestApi:
                 for status in manager.statuses(name)
             ]
             models.append({"name": name, "versions": versions})
-        return _json_response(200, {"models": models})
+        return models
 
     async def _live(self, request: HttpRequest, route: Route, facts: dict[str, Any]) -> HttpResponse:
         return _json_response(200, {"status": "live"})
@@ -235,7 +239,7 @@ class RestApi:
             return _not_ready("draining")
         if not self._core.manager.ready():
             # Not which: whoever asks for health need not have a token.
-            return _not_ready("a model has no available version")
+            return _not_ready("no model is available, or not all of them since the start")
         return _json_response(200, {"status": "ready"})
 
     async def _metrics(self, request: HttpRequest, route: Route, facts: dict[str, Any]) -> HttpResponse:

@@ -14,10 +14,12 @@ from typing import Protocol
 
 from serving.errors import Code, ServingError
 from serving.security.exposure import is_loopback
-from serving.security.limits import Admission, Load, TokenBucket
+from serving.security.limits import Admission, Load, Memory, TokenBucket
 from serving.security.tokens import Action, Token
 
 DEFAULT_MAX_CONCURRENT_REQUESTS = 1000
+# Of gRPC's messages; REST's bodies are counted where they are received.
+_MAX_HELD_BYTES = 4 << 30
 # Ours have 43 characters. What is much longer is no token, and not worth the time of hashing it.
 _MAX_TOKEN_CHARACTERS = 1024
 
@@ -72,6 +74,7 @@ class Gate:
         self._source = source
         self._clock = clock
         self._server = Load(max_concurrent_requests)
+        self.memory = Memory(_MAX_HELD_BYTES)
         self._anonymous = Caller("anonymous")
         self._tokens: tuple[Token, ...] = ()
         self._loads: dict[str, Load] = {}

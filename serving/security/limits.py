@@ -5,7 +5,8 @@ Both cost a few additions a request, and are used on the event loop only, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from serving.errors import Code, ServingError
@@ -51,6 +52,41 @@ class TokenBucket:
         """Sets other limits from now on; what was used stays used."""
         self._level = min(float(burst), self._level + (now - self._filled) * self.rate)
         self._filled, self.rate, self.burst = now, rate, burst
+
+
+class Memory:
+    """How many bytes of messages are held at once, by requests that wait or run.
+
+    Attributes:
+        held: Bytes held now.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Nothing held yet, `most` bytes at once."""
+        self.held = 0
+        self._most = most
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Counts a message while a request has it.
+
+        Args:
+            size: Its bytes. One message alone is always taken: how large it may be is the transport's affair.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED, with the others it is too much.
+        """
+        if self.held and self.held + size > self._most:
+            raise ServingError(
+                Code.RESOURCE_EXHAUSTED,
+                f"the requests under way hold {self.held} bytes, with this one {self.held + size} of at most "
+                f"{self._most}; try again later",
+            )
+        self.held += size
+        try:
+            yield
+        finally:
+            self.held -= size
 
 
 class Load:

@@ -1,13 +1,16 @@
 """Batching without parameters: what is shared, what is not, and that answers never change by it."""
 
+import asyncio
 import time
 
 import numpy as np
 import pytest
 
-from serving.batching.batch import agree
+from serving.batching.batch import Task, agree
+from serving.batching.queues import AdaptiveQueue
 from serving.batching.runner import Runner
 from serving.errors import Code, ServingError
+from serving.inference.call import GraphRun
 from serving.servable import Servable
 
 
@@ -112,6 +115,37 @@ def test_a_deadline_that_has_passed_is_told_at_once(ask, column):
     (error,) = ask(Runner(), "double", [column(1)], deadline=time.monotonic() - 1, facts=facts)
     assert (error.code, error.message) == (Code.DEADLINE_EXCEEDED, "Deadline exceeded while waiting for model m")
     assert facts == {}
+
+
+def test_requests_whose_clients_have_gone_wait_no_longer(batch_models, column):
+    runner, servable = Runner(adaptive=False), Servable("m", 1, batch_models)
+    signature = batch_models.signatures["steady"]
+    run = GraphRun("steady", (signature.inputs["x"].name,), (signature.outputs["y"].name,), [column(1)])
+
+    async def flood():
+        assert servable.try_enter()
+        with servable:
+            tasks = [asyncio.create_task(runner.run(servable, run)) for _ in range(200)]
+            await asyncio.sleep(0.05)
+            waiting = sum(depth for _, depth in runner.queue_depths())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            return waiting, sum(depth for _, depth in runner.queue_depths())
+
+    waiting, left = asyncio.run(flood())
+    assert waiting > 0
+    assert left == 0
+
+
+def test_whole_numbers_keep_a_call_off_the_loop():
+    """They may be counts of steps: fifty short runs say nothing of the next."""
+    queues = {bounded: AdaptiveQueue(True, 5.0, bounded) for bounded in (True, False)}
+    for bounded, queue in queues.items():
+        tasks = [Task([np.float32([[1]])], 1, None, None, 0.0)]
+        for _ in range(100):
+            queue.note_run(tasks, 0.0001, 0.0001, 1)
+        assert queue.is_instant(tasks) is bounded
 
 
 def test_facts_for_the_access_log(ask, column):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import Code, ServingError
-from serving.security.limits import Admission, Load, TokenBucket
+from serving.security.limits import Admission, Load, Memory, TokenBucket
 
 
 @given(
@@ -92,3 +92,18 @@ def test_the_texts_of_the_three_limits():
             pass
     assert refusal(server, caller) == "the token 'shop' may send 2 requests per second; try again in 0.5 s"
     assert (server.in_flight, caller.in_flight) == (0, 0)
+
+
+def test_messages_are_held_up_to_a_sum():
+    memory = Memory(100)
+    with memory.hold(60), memory.hold(40):
+        assert memory.held == 100
+        with pytest.raises(ServingError) as caught, memory.hold(1):
+            pass
+        assert caught.value.code == Code.RESOURCE_EXHAUSTED
+        assert caught.value.message == (
+            "the requests under way hold 100 bytes, with this one 101 of at most 100; try again later"
+        )
+    assert memory.held == 0
+    with memory.hold(1000):  # alone it is taken
+        assert memory.held == 1000
