@@ -93,4 +93,4 @@ async def infer(
 
 def known_model(core: Core, name: str) -> str:
     """The name of a configured model, "" for any other: what clients send must not fill the metrics with names."""
-    return name if name in core.manager.models() else ""
+    return name if core.manager.config(name) is not None else ""

@@ -53,7 +53,7 @@ class ServerOptions:
     force_allow_any_version_labels_for_unavailable_models: bool = _flag(
         False, "Accept any label for a version that is not available."
     )
-    enable_batching: bool = _flag(False, "Batch requests by --batching_parameters_file, for every model.")
+    enable_batching: bool = _flag(False, "Batch requests as TensorFlow Serving does, by --batching_parameters_file.")
     batching_parameters_file: str = _flag("", "Text BatchingParameters; needs --enable_batching.")
     adaptive_batching: bool = _flag(
         True, "Without --enable_batching: let requests that wait for a busy model share its next run."
@@ -64,7 +64,9 @@ class ServerOptions:
     rest_api_timeout_in_ms: int = _flag(30_000, "Time for a REST request, from its first byte to its answer.", 1)
     rest_api_enable_cors_support: bool = _flag(False, "Answer browsers of other origins.")
     max_connections: int = _flag(4096, "Connections at once on each port; further ones are refused.", 1)
-    tensorflow_session_parallelism: int = _flag(0, "Sets both of the following.", 0)
+    tensorflow_session_parallelism: int = _flag(
+        0, "Threads for TensorFlow in all: sets the two flags below that are not given.", 0
+    )
     tensorflow_intra_op_parallelism: int = _flag(0, "Threads in one op; 0 = chosen by TensorFlow.", 0)
     tensorflow_inter_op_parallelism: int = _flag(
         0, "Ops of one request that run at once; 0 = in the request's own thread.", 0
@@ -151,7 +153,7 @@ def parse_flags(arguments: Sequence[str]) -> tuple[ServerOptions, list[str]]:
         if name in known:
             values[name] = _value(known[name], text if has_value or not is_boolean else "true")
         else:
-            warnings.append(f"--{name} is a flag of TensorFlow Serving that has no effect here yet; it is ignored")
+            warnings.append(f"--{name} is a flag of TensorFlow Serving without effect here; it is ignored")
     return ServerOptions(**values), warnings
 
 
@@ -166,9 +168,7 @@ def help_text() -> str:
     ]
     for item in fields(ServerOptions):
         default = item.default
-        shown = "" if default in ("", False) else f" (default {default:g})" if isinstance(default, float) else ""
-        if not shown and default not in ("", False):
-            shown = f" (default {default})"
+        shown = "" if default == "" or default is False else f" (default {default})"
         # Names longer than the column push their text to the right; a space always stands between.
         lines.append(f"  --{item.name:<35} {item.metadata['help']}{shown}")
     ignored = ", ".join(sorted(IGNORED_BOOLEANS | IGNORED_VALUES))

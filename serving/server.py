@@ -17,6 +17,7 @@ import gc
 import importlib.metadata
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -76,6 +77,7 @@ def serve(options: ServerOptions, warnings: Sequence[str] = ()) -> None:
     Raises:
         UsageError: Bad paths or configuration, a port that is taken, a model that cannot be loaded.
     """
+    _raise_file_limit()
     # Until the event loop takes the signals over, they are noted: importing TensorFlow takes seconds.
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -157,10 +159,11 @@ async def _serve(options: ServerOptions, settings: Settings, core: Core, stop: t
             from serving.rest.service import RestService
 
             rest = RestService(core, options, settings.metrics_path)
+            # Before gRPC answers: a port that was taken meanwhile must not end a server that has begun.
+            listener = listen(options.host, max(0, options.rest_api_port))
         await grpc_server.start()
         sys.stdout.write(f"Running gRPC ModelServer at {grpc_server.address} ...\n")
         if rest is not None:
-            listener = listen(options.host, max(0, options.rest_api_port))
             await rest.start(listener, ssl_context(settings.tls) if settings.tls else None)
             sys.stdout.write(f"Exporting HTTP/REST API at:{rest.address} ...\n")
         sys.stdout.flush()  # scripts wait for these lines, through a pipe
@@ -199,6 +202,13 @@ def _on_signals(
     loop.add_signal_handler(signal.SIGHUP, reopen_logs)
     if stop.is_set():
         stopped.set()
+
+
+def _raise_file_limit() -> None:
+    """Takes as many open files as the system allows: each connection is one, and the usual limit is 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def version_text() -> str:

@@ -58,6 +58,9 @@ class Pause:
 
 Conversation = Generator[Attempt | Pause, Any, Result]
 
+# In what gRPC itself says of a connection that failed.
+_CONNECTION_WORDS = ("connect", "socket", "dns", "resol", "handshake", "goaway", "reset by peer", "broken pipe")
+
 
 class Terms:
     """What holds for every attempt of one call: until when, and under which headers."""
@@ -224,9 +227,16 @@ class Calls:
         code, details = Code(error.code().value[0]), " ".join((error.details() or "").split())
         details = details.partition(" [[{{")[0]  # where in the graph it happened: for the model's makers
         reasons = {
-            Code.UNAVAILABLE: f"server {self._target} cannot be reached (is one running there?): {details}",
+            Code.UNAVAILABLE: f"server {self._target} {_unavailable(details)}: {details}",
             Code.DEADLINE_EXCEEDED: f"server {self._target} did not answer within {timeout:g} s",
             Code.NOT_FOUND: f"model not found on server {self._target}: {details}",
             Code.UNAUTHENTICATED: f"server {self._target} wants a token that it knows: {details}",
         }
         return ClientError(reasons.get(code, f"{code.name}: {details}"), code)
+
+
+def _unavailable(details: str) -> str:
+    """What UNAVAILABLE means: gRPC says it of a server that it cannot reach, a server of itself when it is too busy."""
+    if any(word in details.lower() for word in _CONNECTION_WORDS):
+        return "cannot be reached (is one running there?)"
+    return "cannot answer now"

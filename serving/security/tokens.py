@@ -69,7 +69,12 @@ class Token:
 
     def allows(self, action: Action, model: str | None) -> bool:
         """Whether it gives the right to an action, on one model or (None) on none in particular."""
-        return action in self.actions and (model is None or any(fnmatchcase(model, name) for name in self.models))
+        return action in self.actions and (model is None or any(_matches(model, name) for name in self.models))
+
+
+def _matches(model: str, pattern: str) -> bool:
+    """Whether a name fits a pattern, in which only `*` stands for others than itself."""
+    return fnmatchcase(model, pattern.replace("[", "[[]").replace("?", "[?]"))
 
 
 class TokensFile:
