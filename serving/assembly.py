@@ -55,7 +55,7 @@ def read_settings(options: ServerOptions) -> Settings:
     Raises:
         UsageError: The first mistake that is found.
     """
-    from serving.batching.parameters import read_batching_parameters
+    from serving.batching.parameters import BatchingParameters, read_batching_parameters
     from serving.operations.metrics import monitoring_path
     from serving.security.exposure import check_exposure
     from serving.security.signing import read_trusted_keys
@@ -70,7 +70,7 @@ def read_settings(options: ServerOptions) -> Settings:
         raise UsageError("--batching_parameters_file has an effect only with --enable_batching; give both or neither")
     batching = None
     if options.enable_batching:
-        batching = _default_batching()
+        batching = BatchingParameters()
         if options.batching_parameters_file:
             batching = read_batching_parameters(Path(options.batching_parameters_file))
     return Settings(
@@ -197,9 +197,3 @@ def _add_readings(core: Core) -> None:
     metrics.counter(
         "request_log_records_dropped_total", "Samples that were not written.", lambda: [({}, core.request_log.dropped)]
     )
-
-
-def _default_batching() -> BatchingParameters:
-    from serving.batching.parameters import BatchingParameters
-
-    return BatchingParameters()

@@ -23,8 +23,8 @@ def _flag(default: Any, help_text: str, low: float | None = None, high: float | 
 class ServerOptions:
     """Every flag that has an effect, under TensorFlow Serving's names where it has them.
 
-    Ours are host, insecure_public, saved_model_tags' default, adaptive_batching, the limits (max_…), tokens, trusted
-    keys, logs and drain_timeout_seconds.
+    Ours are host, insecure_public, adaptive_batching, max_queue_seconds and the other limits (max_…), auth_tokens_file,
+    trusted_keys_file, require_signed_manifest, access_log_file, request_log_… and drain_timeout_seconds.
     """
 
     port: int = _flag(8500, "TCP port for gRPC; 0 picks a free one and prints it.", 0, 65535)
@@ -85,7 +85,18 @@ class ServerOptions:
 
 
 # Flags of TensorFlow Serving that are accepted and have no effect (yet), so that its command lines start this server.
-IGNORED_BOOLEANS = frozenset(
+IGNORED  # In --help, before the flag of that name.
+_HEADINGS = {
+    "port": "Where it listens",
+    "model_name": "Models",
+    "enable_batching": "Batching",
+    "max_concurrent_requests": "Limits and REST",
+    "tensorflow_session_parallelism": "TensorFlow",
+    "ssl_config_file": "Security",
+    "monitoring_config_file": "Watching",
+    "drain_timeout_seconds": "Ending and help",
+}
+_BOOLEANS = frozenset(
     {
         "enable_grpc_healthcheck_service",
         "enable_per_model_batching_parameters",
@@ -164,9 +175,10 @@ def help_text() -> str:
         "",
         "Serves SavedModels over gRPC and REST as TensorFlow Serving does. Versions are numbered folders under the",
         "base path; a new number is loaded while the old one still answers, then takes over.",
-        "",
     ]
     for item in fields(ServerOptions):
+        if item.name in _HEADINGS:
+            lines += ["", f"{_HEADINGS[item.name]}:"]
         default = item.default
         shown = "" if default == "" or default is False else f" (default {default})"
         # Names longer than the column push their text to the right; a space always stands between.
