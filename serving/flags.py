@@ -85,18 +85,7 @@ class ServerOptions:
 
 
 # Flags of TensorFlow Serving that are accepted and have no effect (yet), so that its command lines start this server.
-IGNORED  # In --help, before the flag of that name.
-_HEADINGS = {
-    "port": "Where it listens",
-    "model_name": "Models",
-    "enable_batching": "Batching",
-    "max_concurrent_requests": "Limits and REST",
-    "tensorflow_session_parallelism": "TensorFlow",
-    "ssl_config_file": "Security",
-    "monitoring_config_file": "Watching",
-    "drain_timeout_seconds": "Ending and help",
-}
-_BOOLEANS = frozenset(
+IGNORED_BOOLEANS = frozenset(
     {
         "enable_grpc_healthcheck_service",
         "enable_per_model_batching_parameters",
@@ -126,6 +115,17 @@ IGNORED_VALUES = frozenset(
         "thread_pool_factory_config_file",
     }
 )
+# In --help, before the flag of that name.
+_HEADINGS = {
+    "port": "Where it listens",
+    "model_name": "Models",
+    "enable_batching": "Batching",
+    "max_concurrent_requests": "Limits and REST",
+    "tensorflow_session_parallelism": "TensorFlow",
+    "ssl_config_file": "Security",
+    "monitoring_config_file": "Watching",
+    "drain_timeout_seconds": "Ending and help",
+}
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
