@@ -33,7 +33,7 @@ from serving.operations.metrics import DEFAULT_PATH as METRICS_PATH
 from serving.operations.request_log import prediction_log
 from serving.rest.compression import MIN_PACKED_BYTES, accepts_gzip, is_gzipped, pack, unpack
 from serving.rest.cors import cors_headers, is_contract, preflight
-from serving.rest.http import HttpRequest, HttpResponse
+from serving.rest.http_messages import HttpRequest, HttpResponse
 from serving.rest.json_examples import fill_examples_request
 from serving.rest.json_request import parse_predict
 from serving.rest.json_response import classify_body, error_body, predict_body, regress_body

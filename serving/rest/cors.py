@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving.errors import Code, ServingError
-from serving.rest.http import HttpRequest, HttpResponse
+from serving.rest.http_messages import HttpRequest, HttpResponse
 
 
 def is_contract(request: HttpRequest) -> bool:

@@ -13,7 +13,8 @@ from serving.errors import ServingError
 from serving.flags import ServerOptions
 from serving.operations.access_log import request_id
 from serving.rest.api import RestApi, error_response, max_bodies_bytes
-from serving.rest.http import HttpLimits, HttpRequest, HttpResponse, HttpServer
+from serving.rest.http_messages import HttpLimits, HttpRequest, HttpResponse
+from serving.rest.http_server import HttpServer
 from serving.rest.json_response import error_body
 
 _REQUEST_ID = "x-request-id"

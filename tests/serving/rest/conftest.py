@@ -67,7 +67,8 @@ class Transport:
     """`HttpServer` in a thread, and raw sockets to it."""
 
     def __init__(self, answer, tls, admit, limits):
-        from serving.rest.http import HttpLimits, HttpResponse, HttpServer
+        from serving.rest.http_messages import HttpLimits, HttpResponse
+        from serving.rest.http_server import HttpServer
 
         async def echo(request):
             return HttpResponse(200, request.method.encode() + b" " + request.path.encode() + b" " + request.body)

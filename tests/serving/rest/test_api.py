@@ -16,7 +16,7 @@ from serving.errors import Code, ServingError
 from serving.flags import parse_flags
 from serving.operations.access_log import NoAccessLog
 from serving.rest.api import RestApi, error_response, http_status
-from serving.rest.http import HttpRequest
+from serving.rest.http_messages import HttpRequest
 
 from ..inference.conftest import save_half_plus_two
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from serving.rest.http import HttpResponse
+from serving.rest.http_messages import HttpResponse
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
