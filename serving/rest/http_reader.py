@@ -107,9 +107,8 @@ class RequestReader:
         """Reads what has come."""
         if self.stage is Stage.DEAF:
             return
-        body_bytes = -1
         if self.stage is Stage.BODY:
-            body_bytes = len(self.body)
+            self.stray_bytes += len(data)  # unless the parser finds a part of the body in it, or the request's end
         else:
             self.head_bytes += len(data)
             # Where headers and the beginning of a body come together, the headers may be over already: the parser
@@ -128,7 +127,6 @@ class RequestReader:
         except httptools.HttpParserError:
             self.receiver.refuse(400, "Malformed HTTP request")
         # Extensions of chunks and fields after the last one have no end of their own.
-        self.stray_bytes = self.stray_bytes + len(data) if len(self.body) == body_bytes else 0
         if self.stray_bytes > self.limits.max_header_bytes:
             self.receiver.refuse(431, "Request trailer fields too large")
 
@@ -199,6 +197,7 @@ class RequestReader:
         if self.stage is Stage.DEAF:
             return
         self.body += part
+        self.stray_bytes = 0
         has_room = self.receiver.hold(len(part))
         if len(self.body) > self.limits.max_body_bytes:
             self.refuse_body()
@@ -211,7 +210,7 @@ class RequestReader:
         last = not self.parser.should_keep_alive() or self.parser.should_upgrade()
         keep_alive_header = not last and self.parser.get_http_version() == "1.0"
         request = self.request()
-        self.stage = Stage.DEAF if last else Stage.WAITING
+        self.stage, self.stray_bytes = Stage.DEAF if last else Stage.WAITING, 0
         self.receiver.receive(request, self.refusal, keep_alive_header, last)
 
     def refuse_body(self) -> None:

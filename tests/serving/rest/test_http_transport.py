@@ -183,6 +183,17 @@ def test_what_comes_with_the_chunks_is_limited(http, stray):
     assert statuses(client.recv(1000)) == [431]
 
 
+def test_a_body_that_comes_at_once_is_not_taken_for_what_comes_with_chunks(http):
+    transport = http()
+    client = transport.connect(b"POST /a HTTP/1.1\r\nContent-Length: 70000\r\n\r\n")
+    time.sleep(0.05)
+    transport.loop.call_soon_threadsafe(time.sleep, 0.1)  # meanwhile the rest comes, to be read as one
+    client.sendall(bytes(70_000) + b"POST /b HTTP/1.1\r\nContent-Length: 3\r\n\r\n")
+    time.sleep(0.2)
+    client.sendall(b"abc" + LAST)
+    assert statuses(b"".join(iter(lambda: client.recv(99_999), b""))) == [200, 200, 200]
+
+
 def test_fields_after_the_body_are_not_believed(http):
     seen = []
 
