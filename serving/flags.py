@@ -164,7 +164,7 @@ def parse_flags(arguments: Sequence[str]) -> tuple[ServerOptions, list[str]]:
         if name in known:
             values[name] = _value(known[name], text if has_value or not is_boolean else "true")
         else:
-            warnings.append(f"--{name} is a flag of TensorFlow Serving without effect here; it is ignored")
+            warnings.append(f"--{name} is a flag of TensorFlow Serving that has no effect here; it is ignored")
     return ServerOptions(**values), warnings
 
 

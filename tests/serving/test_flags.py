@@ -32,7 +32,7 @@ def test_booleans(argument, expected):
 def test_flags_of_tensorflow_serving_without_effect_are_accepted_with_a_warning(name):
     options, warnings = parse_flags([f"--{name}=1", "--port=1"])
     assert options.port == 1
-    assert warnings == [f"--{name} is a flag of TensorFlow Serving without effect here; it is ignored"]
+    assert warnings == [f"--{name} is a flag of TensorFlow Serving that has no effect here; it is ignored"]
 
 
 def test_an_ignored_boolean_takes_no_word_and_an_ignored_value_takes_one():

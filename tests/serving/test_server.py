@@ -155,7 +155,7 @@ def test_it_waits_for_the_first_version_warns_and_drains_on_sigterm(
     put_version(exported / "linear", base, 1)
     server.wait_ready()
     log = server.log.read_text()
-    assert "--prefer_tflite_model is a flag of TensorFlow Serving without effect here; it is ignored" in log
+    assert "--prefer_tflite_model is a flag of TensorFlow Serving that has no effect here; it is ignored" in log
     assert server.process.stdout.readline() == f"Exporting HTTP/REST API at:127.0.0.1:{rest_port} ...\n"
     rest = f"http://127.0.0.1:{rest_port}"
     with urllib.request.urlopen(f"{rest}/health/ready", timeout=10) as answer:
