@@ -10,7 +10,7 @@ The order of an update, on every replica: gradients of the replica's share → s
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -60,14 +60,28 @@ class UpdateRule:
     jit_compile: bool = False
 
 
-def make_train_steps(
+class Updates(NamedTuple):
+    """The parts of the training graph, each called on every replica.
+
+    Attributes:
+        update: `(features, labels[, weights])` → (sums of loss and metrics, the gradients' norm): one update.
+        accumulate: the same arguments → sums; the batch's gradients are added to the accumulators.
+        apply_accumulated: `()` → the gradients' norm; an update with what was accumulated.
+    """
+
+    update: Callable[..., Any]
+    accumulate: Callable[..., Any]
+    apply_accumulated: Callable[..., Any]
+
+
+def make_updates(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     task: Task,
     strategy: tf.distribute.Strategy,
     rule: UpdateRule,
-) -> Callable[[Iterator, int], StepResults]:
-    """Builds the function that trains.
+) -> Updates:
+    """Builds what a replica does with its share of a batch.
 
     Args:
         model: made under the strategy's scope; takes a dict of features.
@@ -75,16 +89,6 @@ def make_train_steps(
         task: loss and metrics.
         strategy: where replicas run.
         rule: how a batch becomes an update.
-
-    Returns:
-        `train_steps(iterator, num_steps)`, which takes `num_steps * rule.accumulation` batches `(features, labels)` or
-        `(features, labels, weights)` from a (distributed) iterator, and makes `num_steps` updates.
-
-    Example:
-        >>> train_steps = make_train_steps(model, optimizer, task, strategy, UpdateRule(64))
-        >>> results = train_steps(iter(data.train()), 100)
-        >>> results.loss.shape
-        (100,)
     """
     replicas = strategy.num_replicas_in_sync
     variables = model.trainable_variables
@@ -149,7 +153,37 @@ def make_train_steps(
     def compiled(function: Callable) -> Callable:
         return tf.function(function, jit_compile=True, autograph=False) if rule.jit_compile else function
 
-    update, accumulate, apply_accumulated = compiled(update), compiled(accumulate), compiled(apply_accumulated)
+    return Updates(compiled(update), compiled(accumulate), compiled(apply_accumulated))
+
+
+def make_train_steps(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    task: Task,
+    strategy: tf.distribute.Strategy,
+    rule: UpdateRule,
+) -> Callable[[Iterator, int], StepResults]:
+    """Builds the function that trains.
+
+    Args:
+        model: made under the strategy's scope; takes a dict of features.
+        optimizer: made under the strategy's scope; from now on it takes gradients that are summed over replicas.
+        task: loss and metrics.
+        strategy: where replicas run.
+        rule: how a batch becomes an update.
+
+    Returns:
+        `train_steps(iterator, num_steps)`, which takes `num_steps * rule.accumulation` batches `(features, labels)` or
+        `(features, labels, weights)` from a (distributed) iterator, and makes `num_steps` updates.
+
+    Example:
+        >>> train_steps = make_train_steps(model, optimizer, task, strategy, UpdateRule(64))
+        >>> results = train_steps(iter(data.train()), 100)
+        >>> results.loss.shape
+        (100,)
+    """
+    metric_names = task.metric_names
+    update, accumulate, apply_accumulated = make_updates(model, optimizer, task, strategy, rule)
 
     def total(value: tf.Tensor) -> tf.Tensor:
         return strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
