@@ -25,6 +25,8 @@ class CheckpointConfig(Section):
     """Updates between checkpoints inside an epoch; there is always one at an epoch's end."""
     keep: PositiveInt = 2
     """How many of the newest are kept; the best is kept besides."""
+    asynchronous: bool = True
+    """Write while training goes on, which takes the host's memory once more for weights and optimizer."""
 
 
 class TensorboardConfig(Section):

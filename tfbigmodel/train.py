@@ -103,7 +103,7 @@ def _act(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
     import_tensorflow()
 
-    from tfbigmodel.training.fit import Interrupted
+    from tfbigmodel.training.signals import Interrupted
 
     try:
         train(config, arguments.workdir, progress=not arguments.quiet)
@@ -148,7 +148,7 @@ def _run(
     keras.utils.set_random_seed(training.seed)
     with strategy.scope():
         model = build_model(config, data.info)
-    state, optimizer = starting_state(config, workdir, data.info, model, strategy, steps_per_epoch, tell)
+    state, optimizer, checkpoint = starting_state(config, workdir, data.info, model, strategy, steps_per_epoch, tell)
     if len(set(agree(strategy, state.updates))) > 1:
         raise UserError(f"the workers do not see one {workdir.checkpoints}; put the workdir on a shared file system")
     finished = bool(state.stopped) or state.epoch >= training.epochs
@@ -181,7 +181,7 @@ def _run(
         if not finished:
             fit(
                 model, optimizer, data, task, strategy, config, rule, state, workdir.checkpoints,
-                tensorboard, callbacks, progress,
+                tensorboard, callbacks, progress, checkpoint,
             )  # fmt: skip
         metrics = _measure_splits(config, workdir, data, task, tensorboard, state.updates) if chief else {}
     finally:

@@ -1,7 +1,8 @@
 """Checkpoints: written whole or not at all, with checksums; the last k kept, and the best.
 
-A checkpoint is a folder `step-<updates>` with the tensors of the model and of the optimizer (safetensors, which
-cannot hold code), `state.json` (where training stands) and `manifest.json` (the SHA-256 of each file).
+A checkpoint is a folder `step-<updates>` with the tensors of the model, of the optimizer and, where there are any, of
+the host (safetensors, which cannot hold code), `state.json` (where training stands) and `manifest.json` (the SHA-256 of
+each file).
 """
 
 import collections
@@ -15,15 +16,17 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pipelines.errors import MissingFileError, UserError
 from pipelines.files import atomic_folder, read_json, remove_folder, verify_manifest, write_json, write_manifest
 
-MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, MANIFEST = (
+MODEL_FILE, OPTIMIZER_FILE, HOST_FILE, STATE_FILE, MANIFEST = (
     "model.safetensors",
     "optimizer.safetensors",
+    "host.safetensors",
     "state.json",
     "manifest.json",
 )
@@ -51,8 +54,14 @@ class Checkpoint:
         """The optimizer's tensors, by variable path."""
         return _load_arrays(self.folder / OPTIMIZER_FILE)
 
+    def host_arrays(self) -> dict[str, np.ndarray]:
+        """What was kept besides, such as callbacks' arrays; empty where nothing was."""
+        return _load_arrays(self.folder / HOST_FILE) if (self.folder / HOST_FILE).exists() else {}
 
-def save_checkpoint(root: Path, step: int, model: Arrays, optimizer: Arrays, state: Mapping[str, Any]) -> Path:
+
+def save_checkpoint(
+    root: Path, step: int, model: Arrays, optimizer: Arrays, state: Mapping[str, Any], host: Arrays | None = None
+) -> Path:
     """Writes a checkpoint as `root/step-<step>`; it appears whole or not at all.
 
     Args:
@@ -61,6 +70,7 @@ def save_checkpoint(root: Path, step: int, model: Arrays, optimizer: Arrays, sta
         model: the model's tensors, as `read_variables` gives them.
         optimizer: the optimizer's tensors.
         state: where training stands, JSON values; `monitor` (float, lower is better) makes it a candidate for the best.
+        host: more tensors to keep.
 
     Raises:
         UserError: a tensor is not finite, so that the checkpoint would be of no use, or it cannot be written.
@@ -73,6 +83,8 @@ def save_checkpoint(root: Path, step: int, model: Arrays, optimizer: Arrays, sta
         try:
             save_file(dict(model), temporary / MODEL_FILE)
             save_file(dict(optimizer), temporary / OPTIMIZER_FILE)
+            if host:
+                save_file(dict(host), temporary / HOST_FILE)
         except SafetensorError as error:  # what it makes of a full disk
             raise UserError(f"cannot write {folder}: {error}") from error
         write_json(temporary / STATE_FILE, dict(state))
@@ -127,19 +139,27 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, read_json(folder / STATE_FILE))
 
 
-def read_variables(variables: Sequence[keras.Variable]) -> dict[str, np.ndarray]:
+def read_variables(variables: Sequence[keras.Variable], buffers: Arrays | None = None) -> dict[str, np.ndarray]:
     """Copies variables to the host, by path.
 
     Every worker must call this, since reading a variable that replicas hold parts of is a collective operation.
 
+    Args:
+        variables: of a model or an optimizer.
+        buffers: what an earlier call returned and nobody needs any more: its memory is written over and returned.
+
     Raises:
         ValueError: two variables have one path (layers must have names of their own).
     """
-    names = _names(variables)
-    return {
-        name: np.array(keras.ops.convert_to_numpy(variable.value), order="C")
-        for name, variable in zip(names, variables, strict=True)
-    }
+    arrays = {}
+    for name, variable in zip(_names(variables), variables, strict=True):
+        value = np.asarray(tf.convert_to_tensor(variable.value))  # on the CPU the tensor's own memory
+        buffer = None if buffers is None else buffers.get(name)
+        if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
+            buffer = np.empty(value.shape, value.dtype)
+        np.copyto(buffer, value)
+        arrays[name] = buffer
+    return arrays
 
 
 def write_variables(variables: Sequence[keras.Variable], arrays: Arrays, origin: str) -> None:

@@ -81,6 +81,17 @@ class PhaseConfig(Section):
     goes through the whole `schedule`."""
 
 
+class WorkersConfig(Section):
+    """How the workers of a `multi_worker` run watch each other; all of it may differ when a run goes on."""
+
+    start_seconds: PositiveFloat = 600.0
+    """How long to wait for all workers at the start."""
+    silence_seconds: Annotated[float, Field(ge=1.0)] = 30.0
+    """How long a worker may be silent before the others give it up: it hangs, or the network to it is cut."""
+    health_port_offset: PositiveInt = 1000
+    """The chief listens for the others' heartbeats at its TensorFlow port plus this: 3222 where that is 2222."""
+
+
 class TrainingConfig(Section):
     """How the model is trained."""
 
@@ -90,6 +101,7 @@ class TrainingConfig(Section):
     """Fixes initial weights, dropout and the order of the examples."""
     strategy: Literal["default", "mirrored", "multi_worker"] = "default"
     """One device; all GPUs of this machine; or the machines listed in the environment variable TF_CONFIG."""
+    workers: WorkersConfig = WorkersConfig()
     virtual_cpus: PositiveInt | None = None
     """Divide the CPU into this many devices, to try `mirrored` on a machine without GPUs."""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"

@@ -1,16 +1,27 @@
 """Where training runs: devices, strategies, and who of several workers writes."""
 
 import functools
-import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import tensorflow as tf
 
 from pipelines.errors import UserError
+from tfbigmodel.training.cluster import cluster_of_environment
 from tfbigmodel.training.config import TrainingConfig
+from tfbigmodel.training.health import Peers, WorkerGone
+
+# Values that one collective operation adds up; longer arrays go in pieces.
+_PIECE = 2**22
+# What TensorFlow raises over another worker's end, from the one that noticed first to those that it tells.
+_OF_ANOTHER = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
 
 
 def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
@@ -19,8 +30,10 @@ def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
     For `multi_worker` this must be called before anything else uses TensorFlow.
 
     Raises:
-        UserError: TF_CONFIG is missing or malformed, or TensorFlow has fixed its devices already.
+        UserError: TF_CONFIG is missing or malformed, or does not fit the strategy; or TensorFlow has fixed its devices
+            already.
     """
+    cluster_of_environment(config.strategy)
     try:
         if config.virtual_cpus:
             cpu = tf.config.list_physical_devices("CPU")[0]
@@ -35,9 +48,23 @@ def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return _mirrored(tuple(device.name for device in devices))
     if config.strategy == "multi_worker":
-        check_tf_config()
+        _leave_silence_to_us(config.workers.silence_seconds)
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.get_strategy()
+
+
+def _leave_silence_to_us(silence_seconds: float) -> None:
+    """Makes TensorFlow more patient than the health check, which knows which worker it is and what to do.
+
+    Its own limit of 10 seconds would end a run over a machine that was only busy. There is no public way to set it;
+    where this one has gone, TensorFlow's limit holds, and nothing else changes.
+    """
+    try:
+        from tensorflow.core.protobuf import cluster_pb2  # noqa: F401  (the layout that this was written for)
+        from tensorflow.python.distribute import multi_worker_util
+        from tensorflow.python.eager import context
+    except ImportError:
+        return
 
 
 @functools.cache
@@ -45,26 +72,6 @@ def _mirrored(devices: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
     # Kept for the life of the process: two strategies on the same devices number their collective operations alike, and
     # the second one's are aborted with "Shape mismatch in the collective instance".
     return tf.distribute.MirroredStrategy(devices)
-
-
-def check_tf_config() -> None:
-    """Checks that the environment variable TF_CONFIG names this process's place among the workers.
-
-    Raises:
-        UserError: it is missing or not of the form that TensorFlow expects.
-    """
-    example = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
-    text = os.environ.get("TF_CONFIG")
-    if not text:
-        raise UserError(f"training.strategy: multi_worker needs the environment variable TF_CONFIG, such as {example}")
-    try:
-        value = json.loads(text)
-        kind, index = value["task"]["type"], int(value["task"]["index"])
-        processes = value["cluster"][kind]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"TF_CONFIG is not of the form {example}; received {text}") from error
-    if not 0 <= index < len(processes):
-        raise UserError(f"TF_CONFIG: task index {index} is not below the cluster's number of {kind}s, {len(processes)}")
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
@@ -82,11 +89,16 @@ def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
 
 
 @contextmanager
-def resource_errors_told(strategy: tf.distribute.Strategy) -> Iterator[None]:
+def resource_errors_told(strategy: tf.distribute.Strategy, peers: Peers) -> Iterator[None]:
     """Turns what TensorFlow raises when memory is short, or another worker has gone, into one line.
 
+    Args:
+        strategy: where replicas run.
+        peers: what is known of the other workers.
+
     Raises:
-        UserError: memory ran out, or another worker ended while this one was waiting for it.
+        UserError: memory ran out.
+        WorkerGone: another worker ended while this one was waiting for it.
     """
     try:
         yield
@@ -94,26 +106,69 @@ def resource_errors_told(strategy: tf.distribute.Strategy) -> Iterator[None]:
         what = re.sub(r"\{\{.*?\}\} ?", "", str(error).partition("[[{{")[0].partition("\n")[0]).strip()
         raise UserError(f"out of memory: {what}; lower data.batch_size (see training.gradient_accumulation) or the "
                         "model's size") from error  # fmt: skip
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+    except tf.errors.OpError as error:
         if not is_multi_worker(strategy):
             raise
-        raise UserError(
-            "another worker of this run has ended, its own output says why; start all workers again to go on from the "
-            "last checkpoint"
-        ) from error
+        # TensorFlow notices a broken connection at once, and may be ahead of the health check, which knows the name.
+        if isinstance(error, _OF_ANOTHER) or "ollective ops is aborted" in str(error):
+            raise peers.lost(_NEWS_SECONDS) or WorkerGone("another worker of this run has ended") from error
+        raise
 
 
 def agree(strategy: tf.distribute.Strategy, value: int) -> list[int]:
-    """Waits for all workers and returns the value that each replica's worker gave; `[value]` for a single process."""
+    """Waits for all workers and returns the value that each one gave; `[value]` for a single process."""
     if not is_multi_worker(strategy):
         return [value]
+    index, count = worker_index(strategy)
+    values = np.zeros(count)
+    values[index] = value
+    return [int(x) for x in summed(strategy, values)]
+
+
+def worker_index(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """This process's place among the workers, the chief's being 0, and their number; `(0, 1)` for a single process."""
+    if not is_multi_worker(strategy):
+        return 0, 1
+    resolver = strategy.cluster_resolver
+    jobs = resolver.cluster_spec().as_dict()
+    chiefs, workers = len(jobs.get("chief", ())), len(jobs.get("worker", ()))
+    index = resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
+    return index, max(1, chiefs + workers)
+
+
+def summed(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
+    """The sum over all workers of an array that each one has; the array itself for a single process.
+
+    All workers call this together, with arrays of one shape and type. An array that is zero on all workers but one
+    arrives unchanged at all of them.
+
+    Args:
+        strategy: where replicas run.
+        values: of any shape; float32 or float64.
+    """
+    if not is_multi_worker(strategy):
+        return values
+    flat = values.reshape(-1)
+    sums = np.empty_like(flat)
+    for start in range(0, len(flat), _PIECE):
+        piece = flat[start : start + _PIECE]
+        # A function is traced for each length: a few lengths serve all arrays.
+        padded = np.zeros(1 << (len(piece) - 1).bit_length(), values.dtype)
+        padded[: len(piece)] = piece
+        sums[start : start + len(piece)] = _exchange(strategy)(tf.constant(padded)).numpy()[: len(piece)]
+    return sums.reshape(values.shape)
+
+
+@functools.cache
+def _exchange(strategy: tf.distribute.Strategy) -> tf.types.experimental.PolymorphicFunction:
+    local_replicas = strategy.num_replicas_in_sync // worker_index(strategy)[1]
 
     @tf.function
-    def exchange() -> tf.Tensor:
-        def mine_in_its_place() -> tf.Tensor:
+    def exchange(values: tf.Tensor) -> tf.Tensor:
+        def of_this_worker(values: tf.Tensor) -> tf.Tensor:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            return tf.one_hot(replica, strategy.num_replicas_in_sync, tf.cast(value, tf.float64), dtype=tf.float64)
+            return tf.where(tf.equal(replica % local_replicas, 0), values, tf.zeros_like(values))
 
-        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(mine_in_its_place), axis=None)
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(of_this_worker, (values,)), axis=None)
 
-    return [int(x) for x in exchange().numpy()]
+    return exchange

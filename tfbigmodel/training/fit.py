@@ -1,13 +1,10 @@
 """The host's side of training: epochs, validation, checkpoints, callbacks, stopping."""
 
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TypeAlias
+from typing import NoReturn
 
 import keras
 import tensorflow as tf
@@ -16,31 +13,21 @@ from pipelines.data import Data
 from pipelines.errors import UserError
 from tfbigmodel.config import RunConfig
 from tfbigmodel.tasks import Task
-from tfbigmodel.training import checkpoints
+from tfbigmodel.training.checkpoints import Checkpoint
 from tfbigmodel.training.distribution import agree, is_chief, is_multi_worker
-from tfbigmodel.training.loop import StepResults, UpdateRule, make_evaluate, make_train_steps
+from tfbigmodel.training.host_state import CallbackStates, read_random_state, write_random_state
+from tfbigmodel.training.loop import TrainSteps, UpdateRule, make_evaluate, make_train_steps
 from tfbigmodel.training.phases import Phase, begin_phase, phases_from
+from tfbigmodel.training.saving import CheckpointSaver
+from tfbigmodel.training.signals import Interrupted, caught_signals
 from tfbigmodel.training.state import TrainState, check_finite_validation
 from tfbigmodel.training.tensorboard import TensorBoard
 
 # `steps_per_execution: auto` aims at this many seconds between two visits to Python: long enough that they cost
 # nothing, short enough that progress moves and Ctrl-C is answered.
 _EXECUTION_SECONDS = 1.0
-TrainSteps: TypeAlias = Callable[[Iterator, int], StepResults]
 # Workers must agree on the number of steps, which a measured time does not guarantee.
 _MULTI_WORKER_STEPS = 10
-
-
-class Interrupted(Exception):
-    """Training was asked to stop by a signal, and its state is saved.
-
-    Attributes:
-        signal_number: the signal.
-    """
-
-    def __init__(self, signal_number: int, updates: int) -> None:
-        super().__init__(f"stopped after update {updates}; the same command goes on from there")
-        self.signal_number = signal_number
 
 
 def fit(
@@ -56,6 +43,8 @@ def fit(
     tensorboard: TensorBoard | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     progress: bool = False,
+    resumed_from: Checkpoint | None = None,
+    publish: Callable[[], None] | None = None,
 ) -> TrainState:
     """Trains from `state` to the last epoch, or until it is stopped.
 
@@ -72,6 +61,8 @@ def fit(
         tensorboard: what writes the curves; None for none.
         callbacks: ordinary Keras callbacks; batch hooks are called once per execution.
         progress: show Keras' progress bar.
+        resumed_from: the checkpoint that `state` is of, for what it says of callbacks and curves; None for none.
+        publish: called when a checkpoint is on the disk, by the thread that wrote it.
 
     Returns:
         The state at the end.
@@ -80,14 +71,16 @@ def fit(
         UserError: training diverged, or a checkpoint cannot be written.
         Interrupted: SIGTERM or SIGINT arrived; a checkpoint was written.
     """
-    training = config.training
+    training, multi_worker = config.training, is_multi_worker(strategy)
     state.planned_epochs = training.epochs
     _check_monitor(config, data, task)
     evaluate = make_evaluate(model, task, strategy)
     steps_per_epoch = data.steps_per_epoch // rule.accumulation
     # Batches at an epoch's end that do not make a whole update.
     left_over = data.steps_per_epoch - steps_per_epoch * rule.accumulation
+    callback_states = CallbackStates(callbacks)
     listeners = _callback_list(model, optimizer, callbacks, training.epochs, steps_per_epoch, progress)
+    saver = CheckpointSaver(checkpoint_folder, config.checkpoints.keep, config.checkpoints.asynchronous, publish)
 
     num_validation = data.info.counts["validation"]
     if num_validation:
@@ -99,13 +92,28 @@ def fit(
 
     def save(monitor: float | None) -> None:
         # All workers read, one writes: reading is a collective operation.
-        arrays = checkpoints.read_variables(model.variables), checkpoints.read_variables(optimizer.variables)
-        if is_chief(strategy):
-            contents = {**state.to_json(), "monitor": monitor}
-            checkpoints.save_checkpoint(checkpoint_folder, state.updates, *arrays, contents)
-            checkpoints.prune_checkpoints(checkpoint_folder, config.checkpoints.keep)
+        arrays = saver.read(model.variables, optimizer.variables)
+        if not is_chief(strategy):
+            return
+        contents = {**state.to_json(), "monitor": monitor}
+        if tensorboard:
+            tensorboard.flush()  # the curves reach as far as the checkpoint, whatever happens next
+            contents["tensorboard"] = tensorboard.window
+        contents["callbacks"], extra = callback_states.read()
+        saver.save(state.updates, arrays, contents, {**extra, **read_random_state()})
 
-    def run_steps(train_steps: TrainSteps, iterator: Iterator, pace: _Pace, caught: list[int]) -> None:
+    def must_stop(votes: Sequence[float]) -> tuple[bool, bool]:
+        """Whether a signal was caught, and whether a callback wants to stop."""
+        # Several workers stop where all of them know of it, which was when the execution began: one that left alone
+        # would meet the others' gradients with its validation.
+        return (votes[0] > 0, votes[1] > 0) if multi_worker else (bool(caught), model.stop_training)
+
+    def interrupt() -> NoReturn:
+        saver.wait()
+        agree(strategy, 0)  # nobody leaves the chief while it is writing
+        raise Interrupted(caught[0] if caught else int(signal.SIGTERM), state.updates)
+
+    def run_steps(train_steps: TrainSteps, iterator: Iterator, pace: _Pace) -> None:
         """The rest of an epoch's updates."""
         while state.step < steps_per_epoch:
             num_steps = min(pace.steps, steps_per_epoch - state.step)
@@ -114,7 +122,8 @@ def fit(
                     num_steps = min(num_steps, interval - state.updates % interval)
             listeners.on_train_batch_begin(state.step)
             started = time.perf_counter()
-            results = train_steps(iterator, num_steps)
+            votes = (bool(caught), bool(model.stop_training)) if multi_worker else ()
+            results = train_steps(iterator, num_steps, votes)
             seconds = time.perf_counter() - started
             state.add(results)
             pace.adapt(num_steps, seconds)
@@ -122,20 +131,20 @@ def fit(
                 rate = num_steps * rule.batch_size * rule.accumulation / seconds
                 tensorboard.steps(state.updates, results, _learning_rate(optimizer), rate)
             listeners.on_train_batch_end(state.step - 1, state.means())
+            saver.check()
             inside = state.step < steps_per_epoch
             if inside and _due(training.validate_every_steps, state.updates):
                 measured = validate()  # by all workers together
                 if tensorboard:
                     tensorboard.validation(state.updates, measured)
-            # Several workers only stop where they agree on it, at the epoch's end: one that left this loop alone
-            # would meet the others' gradients with its validation.
-            if model.stop_training and not is_multi_worker(strategy):
+            interrupted, unwanted = must_stop(results.votes)
+            if unwanted:
                 return
             # At an epoch's end the state is saved with what the validation says of it.
-            if inside and (caught or _due(config.checkpoints.every_steps, state.updates)):
+            if inside and (interrupted or _due(config.checkpoints.every_steps, state.updates)):
                 save(None)
-            if inside and caught:
-                raise Interrupted(caught[0], state.updates)
+            if inside and interrupted:
+                interrupt()
         for _ in range(left_over):
             next(iterator)
 
@@ -157,9 +166,18 @@ def fit(
         elif any(agree(strategy, int(model.stop_training))):
             state.stopped = "a callback"
         save(monitor)
+        if any(agree(strategy, len(caught))) and state.epoch < training.epochs and not state.stopped:
+            interrupt()
 
-    with _caught_signals(not is_multi_worker(strategy)) as caught:
+    with saver, caught_signals() as caught:
         listeners.on_train_begin()
+        callback_states.begun()
+        if resumed_from is not None:
+            arrays = resumed_from.host_arrays()
+            callback_states.restore(resumed_from.state.get("callbacks", []), arrays)
+            write_random_state(arrays)
+            if tensorboard:
+                tensorboard.window = resumed_from.state.get("tensorboard", {})
         for phase in phases_from(training, state.epoch):
             if state.stopped:
                 break
@@ -167,14 +185,12 @@ def fit(
                 model.optimizer = optimizer = begin_phase(phase, model, config, strategy, steps_per_epoch)
                 state.begin_phase(phase.index)
             train_steps = make_train_steps(model, optimizer, task, strategy, rule)
-            pace = _Pace(training.steps_per_execution, is_multi_worker(strategy))
+            pace = _Pace(training.steps_per_execution, multi_worker)
             iterator = _batches(data, strategy, state, rule, phase.end_epoch)
             while state.epoch < phase.end_epoch and not state.stopped:
                 listeners.on_epoch_begin(state.epoch)
-                run_steps(train_steps, iterator, pace, caught)
+                run_steps(train_steps, iterator, pace)
                 end_epoch(phase)
-                if caught and state.epoch < training.epochs and not state.stopped:
-                    raise Interrupted(caught[0], state.updates)
         listeners.on_train_end()
     return state
 
@@ -239,25 +255,3 @@ def _callback_list(
     return keras.callbacks.CallbackList(
         list(callbacks), add_progbar=progress, model=model, epochs=epochs, steps=steps, verbose=1
     )
-
-
-@contextmanager
-def _caught_signals(enabled: bool) -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that training stops between two executions; a second one acts as usual."""
-    caught: list[int] = []
-    previous: dict[int, Callable | int] = {}
-
-    def catch(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        for each, handler in previous.items():
-            signal.signal(each, handler)
-
-    if enabled and threading.current_thread() is threading.main_thread():
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            previous[number] = signal.getsignal(number) or signal.SIG_DFL
-            signal.signal(number, catch)
-    try:
-        yield caught
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -10,7 +10,7 @@ The order of an update, on every replica: gradients of the replica's share → s
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import numpy as np
@@ -30,12 +30,22 @@ class StepResults:
         gradient_norm: the global L2 norm of the reduced gradients before clipping, `(num_steps,)`.
         totals: metric name → weighted total, `(num_steps,)`.
         counts: metric name → total weight, `(num_steps,)`; total / count is the metric.
+        votes: what the workers gave to `train_steps`, added up over all replicas.
     """
 
     loss: np.ndarray
     gradient_norm: np.ndarray
     totals: dict[str, np.ndarray]
     counts: dict[str, np.ndarray]
+    votes: tuple[float, ...] = ()
+
+
+class TrainSteps(Protocol):
+    """Trains for some steps; see `make_train_steps`."""
+
+    def __call__(self, iterator: Iterator, num_steps: int, votes: Sequence[float] = ()) -> StepResults:
+        """Takes the batches of `num_steps` updates and makes them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,7 @@ def make_train_steps(
     task: Task,
     strategy: tf.distribute.Strategy,
     rule: UpdateRule,
-) -> Callable[[Iterator, int], StepResults]:
+) -> TrainSteps:
     """Builds the function that trains.
 
     Args:
@@ -173,8 +183,9 @@ def make_train_steps(
         rule: how a batch becomes an update.
 
     Returns:
-        `train_steps(iterator, num_steps)`, which takes `num_steps * rule.accumulation` batches `(features, labels)` or
-        `(features, labels, weights)` from a (distributed) iterator, and makes `num_steps` updates.
+        `train_steps(iterator, num_steps, votes=())`, which takes `num_steps * rule.accumulation` batches `(features,
+        labels)` or `(features, labels, weights)` from a (distributed) iterator, and makes `num_steps` updates. `votes`
+        are numbers that are added up over all replicas: what workers must know of each other, without another meeting.
 
     Example:
         >>> train_steps = make_train_steps(model, optimizer, task, strategy, UpdateRule(64))
@@ -191,7 +202,7 @@ def make_train_steps(
     num_columns = 1 + 2 * len(metric_names)
 
     @tf.function(reduce_retracing=True)
-    def run(iterator: Iterator, num_steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def run(iterator: Iterator, num_steps: tf.Tensor, votes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         sums = tf.TensorArray(tf.float32, num_steps, element_shape=[num_columns])
         norms = tf.TensorArray(tf.float32, num_steps, element_shape=[])
         for step in tf.range(num_steps):
@@ -206,16 +217,19 @@ def make_train_steps(
             sums = sums.write(step, step_sums)
             # Every replica has the same norm, since it is that of the reduced gradients.
             norms = norms.write(step, strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None))
-        return sums.stack(), norms.stack()
+        if votes.shape[0]:
+            votes = total(strategy.run(tf.identity, args=(votes,)))
+        return sums.stack(), norms.stack(), votes
 
-    def train_steps(iterator: Iterator, num_steps: int) -> StepResults:
-        sums, norms = run(iterator, tf.constant(num_steps))
+    def train_steps(iterator: Iterator, num_steps: int, votes: Sequence[float] = ()) -> StepResults:
+        sums, norms, all_votes = run(iterator, tf.constant(num_steps), tf.constant(votes, tf.float32))
         columns = sums.numpy().T
         return StepResults(
             loss=columns[0],
             gradient_norm=norms.numpy(),
             totals=dict(zip(metric_names, columns[1::2], strict=True)),
             counts=dict(zip(metric_names, columns[2::2], strict=True)),
+            votes=tuple(all_votes.numpy().tolist()),
         )
 
     return train_steps

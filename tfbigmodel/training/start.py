@@ -11,7 +11,7 @@ from pipelines.errors import UserError
 from tfbigmodel.chapters import hook
 from tfbigmodel.config import RunConfig
 from tfbigmodel.model import initialise_from
-from tfbigmodel.training.checkpoints import latest_checkpoint, set_aside, write_variables
+from tfbigmodel.training.checkpoints import Checkpoint, latest_checkpoint, set_aside, write_variables
 from tfbigmodel.training.distribution import is_chief
 from tfbigmodel.training.phases import begin_phase, phases_from
 from tfbigmodel.training.state import TrainState
@@ -26,7 +26,7 @@ def starting_state(
     strategy: tf.distribute.Strategy,
     steps_per_epoch: int,
     tell: Callable[[str], None],
-) -> tuple[TrainState, keras.optimizers.Optimizer]:
+) -> tuple[TrainState, keras.optimizers.Optimizer, Checkpoint | None]:
     """Resumes where there is a checkpoint; else takes pretrained or another run's weights if asked for; else scratch.
 
     Args:
@@ -39,7 +39,8 @@ def starting_state(
         tell: prints a line.
 
     Returns:
-        Where training stands, and the optimizer of the phase that it stands in, as it was then.
+        Where training stands, the optimizer of the phase that it stands in, as it was then, and the checkpoint that
+        both are of, if there is one.
 
     Raises:
         UserError: the checkpoints are damaged, or weights do not fit.
@@ -57,7 +58,7 @@ def starting_state(
         optimizer = begin_phase(phase, model, config, strategy, steps_per_epoch)
     if checkpoint is None:
         _initialise(config, info, model, tell)
-        return state, optimizer
+        return state, optimizer, None
     write_variables(model.variables, checkpoint.model_arrays(), str(checkpoint.folder))
     if state.phase == phase.index:
         write_variables(optimizer.variables, checkpoint.optimizer_arrays(), str(checkpoint.folder))
@@ -65,7 +66,7 @@ def starting_state(
         state.begin_phase(phase.index)
     if state.stopped == "a callback" and config.training.epochs > state.planned_epochs:
         state.stopped = ""
-    return state, optimizer
+    return state, optimizer, checkpoint
 
 
 def _initialise(config: RunConfig, info: DatasetInfo, model: keras.Model, tell: Callable[[str], None]) -> None:

@@ -23,6 +23,9 @@ class TensorBoard:
         folder: `<workdir>/tensorboard`.
         every_steps: updates between two points of the training curves; each point is the mean since the last.
         histograms: write every weight's histogram at the end of each epoch.
+
+    Attributes:
+        window: what the next point of the training curves will be the mean of, name → [weighted total, total weight].
     """
 
     def __init__(self, folder: Path, every_steps: int, histograms: bool) -> None:
@@ -31,7 +34,7 @@ class TensorBoard:
         self._histograms = histograms
         self._train = tf.summary.create_file_writer(str(folder / "train"))
         self._validation = tf.summary.create_file_writer(str(folder / "validation"))
-        self._window: dict[str, list[float]] = {}
+        self.window: dict[str, list[float]] = {}
 
     def start(self, config: Mapping[str, Any], model: keras.Model, inputs: Mapping[str, tf.TensorSpec]) -> None:
         """Writes hyperparameters and the model's graph, once at the start of a run.
@@ -122,14 +125,14 @@ class TensorBoard:
         self._validation.close()
 
     def _count(self, name: str, total: float, weight: float) -> None:
-        before = self._window.get(name, [0.0, 0.0])
-        self._window[name] = [before[0] + float(total), before[1] + float(weight)]
+        before = self.window.get(name, [0.0, 0.0])
+        self.window[name] = [before[0] + float(total), before[1] + float(weight)]
 
     def _write_window(self, updates: int) -> None:
-        for name, (total, weight) in self._window.items():
+        for name, (total, weight) in self.window.items():
             if weight:
                 tf.summary.scalar(name, total / weight, updates)
-        self._window = {}
+        self.window = {}
 
 
 def _scalars(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, bool | float | str]]:
