@@ -165,7 +165,7 @@ def test_the_tables(capsys):
         row = next(line for line in table.splitlines() if line.startswith("resnet50, 224"))
         assert float(row.split()[-1].rstrip("×")) > least
         # Gradients of 25,557,032 weights; 2 (n - 1) / n of them are sent.
-        assert row.split()[5] == "102.23"
+        assert "102.23" in row
     assert "437.94" in one  # BERT base: 109,483,778 weights with the head
     assert "178.90" in one
     assert "198.07" in several
