@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ def train(
 
     Raises:
         UserError: the configuration, the data or the workdir is not fit for training, or training diverged.
+        WorkerGone: another worker of a multi-worker run is gone. Where this one hangs waiting for it, the process ends.
         Interrupted: SIGTERM or SIGINT arrived; the state is saved.
 
     Example:
@@ -67,20 +69,27 @@ def train(
     """
     from tfbigmodel.config import resolve
     from tfbigmodel.model import fill_in_preset
+    from tfbigmodel.training.cluster import cluster_of_environment
     from tfbigmodel.training.distribution import agree, is_chief, make_strategy, resource_errors_told
+    from tfbigmodel.training.health import watched
+    from tfbigmodel.training.signals import Interrupted
     from tfbigmodel.workdir import Workdir, locked, prepare
 
     config = fill_in_preset(resolve(config))  # it may have been made in Python
     directory = Workdir(Path(workdir))
-    strategy = make_strategy(config.training)
-    with resource_errors_told(strategy):
+    cluster = cluster_of_environment(config.training.strategy)
+    tell = say if progress and (cluster is None or cluster.is_chief) else lambda text: None
+    with (
+        watched(cluster, config.training.workers, tell, together=(Interrupted,)) as peers,
+        resource_errors_told(cluster is not None, peers),
+    ):
+        strategy = make_strategy(config.training)
         if not is_chief(strategy):
             agree(strategy, 0)  # until the chief has prepared the workdir
-            return _run(config, directory, strategy, callbacks, lambda text: None, progress=False)
+            return _run(config, directory, strategy, callbacks, tell, progress=False)
         with locked(directory):
             prepare(directory, config)
             agree(strategy, 0)
-            tell = say if progress else lambda text: None
             return _run(config, directory, strategy, callbacks, tell, progress and sys.stdout.isatty())
 
 
@@ -103,6 +112,7 @@ def _act(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
     import_tensorflow()
 
+    from tfbigmodel.training.health import WorkerGone
     from tfbigmodel.training.signals import Interrupted
 
     try:
@@ -110,6 +120,10 @@ def _act(arguments: argparse.Namespace) -> int:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signal_number
+    except WorkerGone as gone:
+        print(f"error: {' '.join(str(gone).split())}", file=sys.stderr, flush=True)
+        # Not the usual way out: TensorFlow would wait for the worker that is gone.
+        os._exit(gone.exit_code)
     return 0
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 # data and weights lie (info.json's fingerprint still tells whether they are the same data).
 _LOCK_NAME = ".lock"
 _OWNED = "# The configuration of the run in this folder, as python -m tfbigmodel.train resolved it."
-_MAY_CHANGE = {"training.epochs", "data.data_dir"}
+_MAY_CHANGE = {"training.epochs", "data.data_dir", "data.service"} | {
+    f"training.workers.{name}" for name in ("start_seconds", "silence_seconds", "health_port_offset")
+}
 
 
 @dataclass(frozen=True)

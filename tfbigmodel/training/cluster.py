@@ -52,7 +52,9 @@ def read_cluster(text: str) -> Cluster:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{VARIABLE} is not of the form {_EXAMPLE}; received {text}") from error
     if malformed:
-        raise UserError(f"{VARIABLE} is not of the form {_EXAMPLE}: every list of addresses is complete; received {text}")
+        raise UserError(
+            f"{VARIABLE} is not of the form {_EXAMPLE}: every list of addresses is complete; received {text}"
+        )
     if not jobs.keys() <= {"chief", "worker"} or kind not in ("chief", "worker"):
         other = next(iter(sorted(jobs.keys() - {"chief", "worker"})), kind)
         raise UserError(
@@ -63,7 +65,9 @@ def read_cluster(text: str) -> Cluster:
         raise UserError(f"{VARIABLE}: expected one chief, received {len(jobs['chief'])}")
     processes = jobs.get(kind, [])
     if not 0 <= index < len(processes):
-        raise UserError(f"{VARIABLE}: task index {index} is not below the cluster's number of {kind}s, {len(processes)}")
+        raise UserError(
+            f"{VARIABLE}: task index {index} is not below the cluster's number of {kind}s, {len(processes)}"
+        )
     members = [(each, position) for each in ("chief", "worker") for position in range(len(jobs.get(each, ())))]
     addresses = tuple(jobs[each][position] for each, position in members)
     names = tuple(
@@ -99,8 +103,8 @@ def cluster_of_environment(strategy: str) -> Cluster | None:
         return read_cluster(text)
     if text and _num_workers(text) > 1:
         raise UserError(
-            f"{VARIABLE} names {_num_workers(text)} workers, and with training.strategy {strategy} each would train for "
-            "itself, in one workdir; set training.strategy to multi_worker, or unset the variable"
+            f"{VARIABLE} names {_num_workers(text)} workers, and with training.strategy {strategy} each would train "
+            "for itself, in one workdir; set training.strategy to multi_worker, or unset the variable"
         )
     return None
 

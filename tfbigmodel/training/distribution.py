@@ -15,6 +15,8 @@ from tfbigmodel.training.health import Peers, WorkerGone
 
 # Values that one collective operation adds up; longer arrays go in pieces.
 _PIECE = 2**22
+# How long the health check may take to say who is gone: a closed connection tells at once.
+_NEWS_SECONDS = 10.0
 # What TensorFlow raises over another worker's end, from the one that noticed first to those that it tells.
 _OF_ANOTHER = (
     tf.errors.UnavailableError,
@@ -59,11 +61,18 @@ def _leave_silence_to_us(silence_seconds: float) -> None:
     Its own limit of 10 seconds would end a run over a machine that was only busy. There is no public way to set it;
     where this one has gone, TensorFlow's limit holds, and nothing else changes.
     """
+    cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
     try:
-        from tensorflow.core.protobuf import cluster_pb2  # noqa: F401  (the layout that this was written for)
-        from tensorflow.python.distribute import multi_worker_util
+        from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
         from tensorflow.python.eager import context
-    except ImportError:
+
+        context.context().configure_coordination_service(
+            service_type="standalone",
+            service_leader=f"/job:{'chief' if 'chief' in cluster.jobs else 'worker'}/replica:0/task:0",
+            heartbeat_timeout_in_ms=int(2000 * silence_seconds),
+            coordinated_jobs=[CoordinatedJob(name=job, num_tasks=cluster.num_tasks(job)) for job in cluster.jobs],
+        )
+    except (ImportError, AttributeError, TypeError):
         return
 
 
@@ -89,11 +98,11 @@ def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
 
 
 @contextmanager
-def resource_errors_told(strategy: tf.distribute.Strategy, peers: Peers) -> Iterator[None]:
+def resource_errors_told(multi_worker: bool, peers: Peers) -> Iterator[None]:
     """Turns what TensorFlow raises when memory is short, or another worker has gone, into one line.
 
     Args:
-        strategy: where replicas run.
+        multi_worker: whether several processes train together.
         peers: what is known of the other workers.
 
     Raises:
@@ -107,7 +116,7 @@ def resource_errors_told(strategy: tf.distribute.Strategy, peers: Peers) -> Iter
         raise UserError(f"out of memory: {what}; lower data.batch_size (see training.gradient_accumulation) or the "
                         "model's size") from error  # fmt: skip
     except tf.errors.OpError as error:
-        if not is_multi_worker(strategy):
+        if not multi_worker:
             raise
         # TensorFlow notices a broken connection at once, and may be ahead of the health check, which knows the name.
         if isinstance(error, _OF_ANOTHER) or "ollective ops is aborted" in str(error):

@@ -137,8 +137,8 @@ def watched(
 ) -> Iterator[Peers]:
     """Waits for all workers; from then on ends this process soon after another one has died, hangs or is cut off.
 
-    The main thread may raise what `Peers.lost` gives. If it does not leave the block within ten seconds of a loss, since
-    it hangs in a collective operation for instance, the line is printed and the process is ended from here.
+    The main thread may raise what `Peers.lost` gives. If it does not leave the block within ten seconds of a loss,
+    since it hangs in a collective operation for instance, the line is printed and the process is ended from here.
 
     Args:
         cluster: the run's workers; None, or one alone, is not watched.

@@ -278,7 +278,9 @@ def health_address(cluster: Cluster, settings: WorkersConfig) -> tuple[str, int]
     health_port = port + settings.health_port_offset
     offset = f"training.workers.health_port_offset {settings.health_port_offset}"
     if health_port > 65535:
-        raise UserError(f"{offset}: the chief's port {port} and this make {health_port}, above 65535; choose a lower one")
+        raise UserError(
+            f"{offset}: the chief's port {port} and this make {health_port}, above 65535; choose a lower one"
+        )
     if (host, health_port) in (split_address(address, "TF_CONFIG") for address in cluster.addresses):
         raise UserError(f"{offset}: {host}:{health_port} is a worker's own address; choose another")
     return host, health_port
