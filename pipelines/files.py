@@ -6,9 +6,10 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -96,7 +97,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Writes a JSON file, whole or not at all; text other than ASCII stays readable."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    write_text(path, _json_text(value))
 
 
 def read_json(path: Path | str) -> Any:
@@ -151,6 +152,9 @@ def verify_manifest(folder: Path, name: str) -> None:
     manifest = read_json(folder / name)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise UserError(f"{folder / name} is not a manifest of checksums")
+    # It has no checksum itself, but only one form.
+    if manifest.get("algorithm") != "sha256" or _json_text(manifest) != (folder / name).read_text(encoding="utf-8"):
+        raise UserError(f"{folder / name} is damaged: it is not as it was written")
     listed: dict[str, str] = manifest["files"]
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p != folder / name}
     for relative in sorted(found - listed.keys()):
@@ -194,6 +198,23 @@ def locked_file(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def locked_in_turn(path: Path) -> Iterator[None]:
+    """Holds the lock of a file as `locked_file` does, after waiting for whoever has it.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked_file(path))
+                break
+            except UserError:  # another process has it, and will be done some time
+                time.sleep(0.2)
+        yield
+
+
 def remove_temporaries(folder: Path) -> None:
     """Removes what a killed process left half-written directly below `folder`; no other may be writing there."""
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -208,6 +229,10 @@ def remove_temporaries(folder: Path) -> None:
 def temporary_beside(path: Path) -> Path:
     """A name beside `path` that nothing else has, and that `remove_temporaries` knows."""
     return path.with_name(f".{path.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}")
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
 
 
 def _remove_if_there(path: Path) -> None:

@@ -14,8 +14,11 @@ MODEL = {"a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "seed": np.ar
 OPTIMIZER = {"adam/iteration": np.array(7)}
 
 
-def save(root, step, monitor=None):
-    return checkpoints.save_checkpoint(root, step, MODEL, OPTIMIZER, {"updates": step, "monitor": monitor})
+HOST = {"random/numpy": np.arange(3, dtype=np.uint32)}
+
+
+def save(root, step, monitor=None, host=None):
+    return checkpoints.save_checkpoint(root, step, MODEL, OPTIMIZER, {"updates": step, "monitor": monitor}, host)
 
 
 def steps(root):
@@ -45,11 +48,16 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert checkpoints.best_checkpoint(tmp_path)[0].state["updates"] == 2
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+FILES = ["model.safetensors", "optimizer.safetensors", "host.safetensors", "state.json", "manifest.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_file_is_named_and_the_one_before_is_used(tmp_path, name, damage):
     save(tmp_path, 1)
-    file = save(tmp_path, 2) / name
+    folder = save(tmp_path, 2, host=HOST)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    file = folder / name
     content = bytearray(file.read_bytes())
     if damage == "remove":
         file.unlink()
@@ -62,6 +70,19 @@ def test_a_damaged_file_is_named_and_the_one_before_is_used(tmp_path, name, dama
     assert folder == tmp_path / "step-0000000002"
     assert "step-0000000002" in problem
     assert name in problem
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_single_flipped_bit_is_found(tmp_path, name):
+    file = save(tmp_path, 2, host=HOST) / name
+    content = file.read_bytes()
+    for place in range(len(content)):
+        file.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
+        checkpoint, problems = checkpoints.latest_checkpoint(tmp_path)
+        assert checkpoint is None, f"byte {place} was flipped"
+        assert len(problems) == 1
+    file.write_bytes(content)
+    assert checkpoints.latest_checkpoint(tmp_path)[0] is not None
 
 
 def test_a_damaged_best_one_gives_way_to_the_next_best(tmp_path):
