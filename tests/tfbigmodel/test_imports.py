@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("train", "evaluate", "predict", "export", "schema")
+COMMANDS = ("train", "launch", "evaluate", "predict", "export", "schema")
 LIBRARY = ("chapters", "layers", "tasks", "training", "evaluation")
 HEAVY = {"tensorflow", "keras", "pandas", "sklearn", "matplotlib"}
 

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipelines.errors import UserError
-from tfbigmodel.training.cluster import Cluster, split_address
+from tfbigmodel.training.cluster import WORKER_GONE, Cluster, split_address
 from tfbigmodel.training.config import WorkersConfig
-from tfbigmodel.training.heartbeat import WORKER_GONE, Chief, Follower, Loss
+from tfbigmodel.training.heartbeat import Chief, Follower, Loss
 
 # How long a worker may take to end by itself once another is known to be gone: its main thread may hang in a
 # collective operation, which nothing but the end of the process ends.

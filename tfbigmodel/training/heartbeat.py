@@ -5,22 +5,16 @@ Nothing that comes is trusted further than that a worker of the run may be said 
 its own connection, and nothing else.
 """
 
-import errno
 import hashlib
-import json
 import selectors
 import socket
 import time
-from contextlib import suppress
 from typing import Any, NamedTuple
 
-from pipelines.errors import UserError
-from tfbigmodel.training.cluster import Cluster, split_address
+from tfbigmodel.training.cluster import WORKER_GONE, Cluster
 from tfbigmodel.training.config import WorkersConfig
+from tfbigmodel.training.links import Link, health_address, listen
 
-# The exit code of a worker that ended because another one did. Kubeflow's `restartPolicy: ExitCode` starts a pod again
-# for codes from 128 on, and keeps 138 for programs that ask for it.
-WORKER_GONE = 138
 _TICK_SECONDS = 0.2
 _BEAT_SECONDS = 2.0
 _RETRY_SECONDS = 1.0
@@ -28,7 +22,6 @@ _CONNECT_SECONDS = 5.0
 # A stranger's connection that does not say within this time which worker it is from is closed.
 _JOIN_SECONDS = 10.0
 _MAX_STRANGERS = 64
-_MAX_LINE = 16384
 _MAX_REASON = 1000
 
 
@@ -57,10 +50,10 @@ class Chief:
 
     def __init__(self, cluster: Cluster, settings: WorkersConfig) -> None:
         self._cluster, self._settings = cluster, settings
-        self._listener = _listen(*health_address(cluster, settings))
+        self._listener = listen(*health_address(cluster, settings))
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
-        self._links: list[_Link] = []
+        self._links: list[Link] = []
         self._since = self._last_beat = time.monotonic()
         self._started = False
         self._left: set[int] = set()
@@ -122,11 +115,11 @@ class Chief:
         strangers = [link for link in self._links if link.worker is None]
         if len(strangers) >= _MAX_STRANGERS:
             self._drop(strangers[0])
-        link = _Link(connection)
+        link = Link(connection)
         self._links.append(link)
         self._selector.register(connection, selectors.EVENT_READ, link)
 
-    def _understand(self, link: "_Link", message: dict[str, Any]) -> None:
+    def _understand(self, link: Link, message: dict[str, Any]) -> None:
         if link.worker is None:
             self._let_join(link, message)
         elif "bye" in message:
@@ -134,7 +127,7 @@ class Chief:
         elif "failed" in message:
             self._failure = self._failure or failed(self._cluster.names[link.worker], message)
 
-    def _let_join(self, link: "_Link", message: dict[str, Any]) -> None:
+    def _let_join(self, link: Link, message: dict[str, Any]) -> None:
         worker = message.get("join")
         if type(worker) is not int or not 0 < worker < len(self._cluster.names):
             link.open = False
@@ -170,7 +163,7 @@ class Chief:
             return _not_come(", ".join(self.absent), self._settings, self._refused)
         return loss
 
-    def _drop(self, link: "_Link") -> None:
+    def _drop(self, link: Link) -> None:
         self._selector.unregister(link.connection)
         self._links.remove(link)
         link.close()
@@ -192,7 +185,7 @@ class Follower:
     def __init__(self, cluster: Cluster, settings: WorkersConfig) -> None:
         self._cluster, self._settings = cluster, settings
         self._chief = cluster.names[0]
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._since = self._last_beat = time.monotonic()
         self._started = self._left = False
         self._told: Loss | None = None
@@ -248,7 +241,7 @@ class Follower:
             self._problem = f"; {host}:{port}: {error.strerror or error}"
             time.sleep(_RETRY_SECONDS)
             return None
-        self._link = _Link(connection, _TICK_SECONDS)
+        self._link = Link(connection, _TICK_SECONDS)
         self._link.send({"join": self._cluster.index, "cluster": _digest(self._cluster)})
         return None
 
@@ -266,24 +259,6 @@ class Follower:
             self._left = True
         elif "busy" in message:
             self._problem = "; it is in a run that began without this worker, and has not ended"
-
-
-def health_address(cluster: Cluster, settings: WorkersConfig) -> tuple[str, int]:
-    """Host and port where the chief listens for the others' heartbeats.
-
-    Raises:
-        UserError: there is no such port, or it is a worker's own.
-    """
-    host, port = split_address(cluster.addresses[0], "TF_CONFIG")
-    health_port = port + settings.health_port_offset
-    offset = f"training.workers.health_port_offset {settings.health_port_offset}"
-    if health_port > 65535:
-        raise UserError(
-            f"{offset}: the chief's port {port} and this make {health_port}, above 65535; choose a lower one"
-        )
-    if (host, health_port) in (split_address(address, "TF_CONFIG") for address in cluster.addresses):
-        raise UserError(f"{offset}: {host}:{health_port} is a worker's own address; choose another")
-    return host, health_port
 
 
 def failed(name: str, message: dict[str, Any]) -> Loss:
@@ -310,95 +285,3 @@ def _beat_seconds(settings: WorkersConfig) -> float:
 
 def _digest(cluster: Cluster) -> str:
     return hashlib.sha256(" ".join(cluster.addresses).encode()).hexdigest()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Listens at a host's own address; at all of this machine's where that name stands for another one's.
-
-    The latter is so behind a service's address, and while a cluster's name service does not know a new pod yet.
-    """
-    try:
-        return _server(host, port)
-    except socket.gaierror:
-        pass
-    except OSError as error:
-        if error.errno != errno.EADDRNOTAVAIL:
-            raise _cannot_listen(host, port, error) from error
-    try:
-        return _server("", port)
-    except OSError as error:
-        raise _cannot_listen("", port, error) from error
-
-
-def _server(host: str, port: int) -> socket.socket:
-    if not host:
-        both = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if both else socket.AF_INET
-        return socket.create_server(("", port), family=family, dualstack_ipv6=both)
-    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    return socket.create_server((host, port), family=family)
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
-    return UserError(
-        f"cannot listen at {host}:{port} for the other workers' heartbeats: {error.strerror or error}; end what is "
-        "there, or choose another training.workers.health_port_offset"
-    )
-
-
-class _Link:
-    """One end of a connection: whole lines of JSON in both directions.
-
-    Args:
-        connection: connected.
-        timeout: how long reading waits; 0 for not at all.
-    """
-
-    def __init__(self, connection: socket.socket, timeout: float = 0.0) -> None:
-        connection.settimeout(timeout)
-        self.connection = connection
-        self.worker: int | None = None
-        self.open = True
-        self.since = self.heard = time.monotonic()
-        self._buffer = b""
-
-    def messages(self) -> list[dict[str, Any]]:
-        """What has come; `open` is false once the other end has closed, or has sent what is no message."""
-        try:
-            received = self.connection.recv(65536)
-        except (BlockingIOError, TimeoutError, InterruptedError):
-            return []
-        except OSError:
-            received = b""
-        *lines, self._buffer = (self._buffer + received).split(b"\n")
-        if not received or len(self._buffer) > _MAX_LINE:
-            self.open = False
-        messages = []
-        for line in lines:
-            try:
-                message = json.loads(line)
-            except (ValueError, RecursionError):
-                message = None
-            if not isinstance(message, dict):
-                self.open = False
-                break
-            messages.append(message)
-        if messages:
-            self.heard = time.monotonic()
-        return messages
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Sends a line. One that cannot be sent is not missed: the other end's silence counts, or its end."""
-        with suppress(OSError):
-            self.connection.send(json.dumps(message).encode() + b"\n")
-
-    def refuse(self, message: dict[str, Any]) -> None:
-        """Sends a last line, and counts as closed."""
-        self.send(message)
-        self.open = False
-
-    def close(self) -> None:
-        """Closes the connection; what was sent still arrives."""
-        with suppress(OSError):
-            self.connection.shutdown(socket.SHUT_WR)
-        self.connection.close()
