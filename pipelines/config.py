@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.images.config import AugmentationConfig, ImageConfig
-from pipelines.section import Section
+from pipelines.section import LocalPath, Location, Section
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -33,11 +33,26 @@ class SplitConfig(Section):
         return self
 
 
+class ServiceConfig(Section):
+    """A tf.data service that makes the training batches in processes of its own, on other machines if need be.
+
+    `python -m pipelines.data_service` starts them. Batches and their order are those of a training without it.
+    """
+
+    address: Annotated[str, Field(pattern=r"^grpc://[^/]+:[0-9]+$")]
+    """The dispatcher: `grpc://host:5050`."""
+    workers: PositiveInt = 1
+    """tf.data workers that the training waits for before it begins; it uses all that are there then."""
+    timeout_seconds: PositiveFloat = 60.0
+    """How long a dispatcher or worker may not answer, at the start and in between, before the training ends."""
+
+
 class BatchingConfig(Section):
     """What every source has: the batch, the order, the split, the place."""
 
-    data_dir: Annotated[Path, Field(strict=False)] = Path(".")
-    """The folder that relative paths (and TFDS names) are looked up in; relative to the current directory."""
+    data_dir: Location = Path(".")
+    """The folder that relative paths (and TFDS names) are looked up in; relative to the current directory, or
+    `gs://bucket/folder` or `s3://bucket/folder`, of which a local copy is kept in the user's cache folder."""
     batch_size: PositiveInt = 64
     """Examples in one batch over all replicas and workers."""
     shuffle: bool = True
@@ -47,6 +62,8 @@ class BatchingConfig(Section):
     split: SplitConfig = SplitConfig()
     max_memory_gb: PositiveFloat = 4.0
     """Gibibytes that the examples held in memory may take; a larger dataset is refused with its size."""
+    service: ServiceConfig | None = None
+    """A tf.data service that makes the training batches; made in the training's own process where it is not given."""
 
 
 class CleaningConfig(Section):
@@ -78,7 +95,7 @@ class TokenizerConfig(Section):
     kind: Literal["characters", "words", "wordpiece"] = "characters"
     """One token for each character; for each word (and each Chinese character and punctuation mark); or BERT's pieces
     of words."""
-    vocabulary: Annotated[Path, Field(strict=False)] | None = None
+    vocabulary: Location | None = None
     """A text file of one token per line, a Keras preset folder or a Hugging Face folder; learned from the training
     split where it is not given. Relative to `data_dir`."""
     vocabulary_size: Annotated[int, Field(ge=10)] = 10_000
@@ -195,9 +212,63 @@ class ImageFolderConfig(ImagesConfig):
     """Files that are no images, damaged or too large: an error that names them, or left out and counted."""
     train_examples: PositiveInt | None = None
     """Train on so many images only, drawn with `split.seed` from the training split, classes in equal shares."""
-    cache_dir: Annotated[Path, Field(strict=False)] | None = None
+    cache_dir: LocalPath | None = None
     """Where the result of checking the images is kept, so that only changed files are checked again; `tfbigmodel` in
     the user's cache folder if null."""
+
+
+class ShardsConfig(TextConfig, ImagesConfig):
+    """Files of labelled examples that may be larger than memory: TFRecord, Parquet or ArrayRecord.
+
+    `python -m pipelines.shards.write` makes such files of a table or a folder of images.
+    """
+
+    source: Literal["shards"]
+    path: str
+    """The file to train on, or a pattern such as `train-*.tfrecord`, relative to `data_dir`."""
+    validation_path: str | None = None
+    """A file or a pattern to validate on; a share of the training files' examples (`split.validation`, by a hash of
+    each example's place, not stratified) where it is not given."""
+    test_path: str | None = None
+    """A file or a pattern to test on; a share of the training files' examples (`split.test`) where it is not given."""
+    format: Literal["tfrecord", "parquet", "arrayrecord"] | None = None
+    """What the files are; by their names' endings where it is not given. The records of TFRecord and ArrayRecord files
+    are serialised `tf.train.Example`s, with one feature for each column."""
+    label: str
+    """The column to predict."""
+    classes: Annotated[list[str], Field(min_length=2)] | None = None
+    """The classes, in the order of their indices; whole-number labels are such indices then. Where it is not given,
+    they are the training labels, sorted."""
+    text: str | None = None
+    """The column of texts that the model reads; the other columns are left alone then."""
+    image: str | None = None
+    """The column of encoded images that the model sees; the other columns are left alone then."""
+    task: Literal["classification", "regression"] = "classification"
+    numeric: list[str] | None = None
+    """Numeric feature columns; where neither this nor `categorical` is given, every column of numbers."""
+    categorical: list[str] | None = None
+    """Categorical feature columns, one-hot encoded; where neither list is given, every column of texts."""
+    ignore: list[str] = []
+    """Columns that are not features: identifiers, free text."""
+    missing: Literal["refuse", "mean", "median", "most_frequent"] = "refuse"
+    """Missing values and NaN: as for a table. Median and most frequent number are those of 100,000 training examples at
+    most."""
+    normalization: Literal["none", "min_max", "z_score"] = "z_score"
+    """Numeric columns: as they are, to 0 … 1, or to mean 0 and standard deviation 1, fitted on the training split."""
+    normalize_target: bool = True
+    """Regression: train on the target's z-score (predictions and metrics are in the target's own units)."""
+    streams: PositiveInt | None = None
+    """Parts of the training examples that every batch has an equal share of; each worker reads its own ones. Batches
+    are the same for every number of replicas that divides it. 8, or the largest smaller number that divides
+    `batch_size`, where it is not given."""
+    shuffle_window: PositiveInt = 16_384
+    """Training examples that are shuffled together, out of blocks that come in another order each epoch. Three times as
+    many are in memory. Texts of similar length come together within it (unless `bucket_batches` is 0)."""
+    vocabulary_examples: PositiveInt = 1_000_000
+    """Training texts at most, evenly spread over the files, that a vocabulary is learned from."""
+    cache_dir: LocalPath | None = None
+    """Where the result of reading the files once (counts, classes, statistics, vocabulary) is kept, until a file
+    changes; `tfbigmodel` in the user's cache folder if null."""
 
 
 class CorpusPart(Section):
@@ -263,10 +334,11 @@ class CorpusConfig(TextConfig):
     keep_out: list[KeepOut] = []
     """Texts of other runs' splits: documents that are one of them are left out, and counted."""
     masking: MaskingConfig = MaskingConfig()
-    cache_dir: Annotated[Path, Field(strict=False)] | None = None
+    cache_dir: LocalPath | None = None
     """Where the corpus is kept as numbers, by its content; `tfbigmodel` in the user's cache folder if null."""
 
 
 DataConfig = Annotated[
-    BuiltinConfig | TfdsConfig | TableConfig | ImageFolderConfig | CorpusConfig, Field(discriminator="source")
+    BuiltinConfig | TfdsConfig | TableConfig | ImageFolderConfig | ShardsConfig | CorpusConfig,
+    Field(discriminator="source"),
 ]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pipelines.images.preprocess import ImagePreprocessor
 from pipelines.labels import encode_classes
 from pipelines.lookup import require_file
 from pipelines.names import shorten
+from pipelines.remote import join, local, local_files
 from pipelines.tables.cells import categorical_column, check_finite, numeric_column
 from pipelines.tables.columns import require_column
 from pipelines.tables.labels import class_labels, target_labels
@@ -32,11 +34,11 @@ IMAGE_COLUMN = "image"
 """The column of paths in a table for an image run."""
 
 
-def read_table(path: Path, config: DataConfig) -> pd.DataFrame:
+def read_table(path: Path | str, config: DataConfig) -> pd.DataFrame:
     """A table file as text, every cell as it is written.
 
     Args:
-        path: a CSV, TSV, JSON Lines or Parquet file.
+        path: a CSV, TSV, JSON Lines or Parquet file, local or remote.
         config: the run's configuration, for the delimiter, the encoding, and the memory allowed.
 
     Returns:
@@ -50,7 +52,7 @@ def read_table(path: Path, config: DataConfig) -> pd.DataFrame:
 
 
 def read_examples(
-    path: Path, config: DataConfig, preprocess: Preprocessor, info: DatasetInfo, labelled: bool
+    path: Path | str, config: DataConfig, preprocess: Preprocessor, info: DatasetInfo, labelled: bool
 ) -> Examples:
     """Raw examples from a table file, as the run's preprocessor takes them, in the order of the file.
 
@@ -58,7 +60,8 @@ def read_examples(
     column that its configuration names, or `text`.
 
     Args:
-        path: a CSV, TSV, JSON Lines or Parquet file with the run's feature columns; others are left alone.
+        path: a CSV, TSV, JSON Lines or Parquet file, local or remote, with the run's feature columns; others are left
+            alone.
         config: the run's configuration.
         preprocess: the run's preprocessor.
         info: the run's dataset info.
@@ -76,7 +79,7 @@ def read_examples(
         labels = _labels(table, info)
     if isinstance(preprocess, ImagePreprocessor):
         require_column(IMAGE_COLUMN, columns, table.origin, "the paths of this run's images")
-        features = {IMAGE_COLUMN: _images(table, path.parent)}
+        features = {IMAGE_COLUMN: _images(table, os.path.dirname(path))}
     elif isinstance(preprocess, TablePreprocessor):
         features = _columns(table, preprocess, config.missing if isinstance(config, TableConfig) else "refuse")
     elif isinstance(preprocess, TextPreprocessor):
@@ -89,11 +92,11 @@ def read_examples(
     return Examples(features, labels, table.origin, np.arange(1, len(table) + 1))
 
 
-def read_image_files(paths: Sequence[Path], preprocess: Preprocessor) -> Examples:
+def read_image_files(paths: Sequence[Path | str], preprocess: Preprocessor) -> Examples:
     """Image files as unlabelled examples with the feature `image`, `ImageFiles`.
 
     Args:
-        paths: PNG, JPEG, BMP or GIF files. Each is decoded once, so that a broken one is named.
+        paths: PNG, JPEG, BMP or GIF files, local or remote. Each is decoded once, so that a broken one is named.
         preprocess: the run's preprocessor.
 
     Raises:
@@ -103,7 +106,7 @@ def read_image_files(paths: Sequence[Path], preprocess: Preprocessor) -> Example
         raise UserError("this run was not trained on images; give it a table with --input")
     if not paths:
         raise UserError("no image file was given")
-    files = _checked_files([require_file(Path(path)) for path in paths], lambda index: str(paths[index]))
+    files = _checked_files([require_file(path) for path in local_files(paths)], lambda index: str(paths[index]))
     origin = str(paths[0]) if len(paths) == 1 else f"{paths[0]} … {paths[-1]}"
     return Examples({IMAGE_COLUMN: files}, None, origin, np.arange(len(paths)))
 
@@ -133,7 +136,8 @@ def _filled(cell: Any) -> str:
     return "" if isinstance(cell, float) else cell
 
 
-def _read(path: Path, config: DataConfig) -> Table:
+def _read(path: Path | str, config: DataConfig) -> Table:
+    path = local(path)
     table = config if isinstance(config, TableConfig) else None
     return read(
         path,
@@ -190,14 +194,16 @@ def _vectors(cells: Sequence[Any], column: NumericColumn, place: Callable[[int],
     return values.astype(np.float32)
 
 
-def _images(table: Table, folder: Path) -> ImageFiles:
-    paths = []
+def _images(table: Table, folder: str) -> ImageFiles:
+    paths, places = [], []
     for index, cell in enumerate(table.cells(IMAGE_COLUMN)):
         place = f"{table.place(index)}, column {IMAGE_COLUMN}"
         if not isinstance(cell, str) or not cell.strip():
             raise UserError(f"{place}: the cell is empty; the path of an image was expected")
-        paths.append(require_file(Path(folder, cell), place))
-    return _checked_files(paths, lambda index: f"{table.place(index)}, column {IMAGE_COLUMN}: {paths[index]}")
+        paths.append(join(folder, cell))
+        places.append(place)
+    files = [require_file(path, place) for path, place in zip(local_files(paths), places, strict=True)]
+    return _checked_files(files, lambda index: f"{table.place(index)}, column {IMAGE_COLUMN}: {paths[index]}")
 
 
 def _checked_files(paths: Sequence[Path], shown: Callable[[int], str]) -> ImageFiles:

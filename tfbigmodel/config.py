@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 
 from pipelines.config import DataConfig
 from pipelines.errors import MissingFileError, UserError
+from pipelines.remote import absolute, local
 from pipelines.section import Section
 from tfbigmodel.chapters import ModelConfig
 from tfbigmodel.config_errors import explain, shortened
@@ -75,7 +76,7 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> RunConfig:
     """Reads and validates a configuration file.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, local or remote.
         overrides: `section.key=value` texts, as after `--set`; values are YAML. They win over the file.
 
     Returns:
@@ -90,7 +91,7 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> RunConfig:
         >>> config.training.epochs
         3
     """
-    path = Path(path)
+    path = local(path)
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is no file; a YAML file was expected")
     if not path.is_file():
@@ -131,13 +132,13 @@ def validate_config(values: Mapping[str, Any], origin: str) -> RunConfig:
 
 def resolve(config: RunConfig) -> RunConfig:
     """Fills in what depends on the place and on other sections, so that a workdir's copy stands alone."""
-    changes: dict[str, Any] = {"data_dir": config.data.data_dir.expanduser().absolute()}
+    changes: dict[str, Any] = {"data_dir": absolute(config.data.data_dir)}
     if config.data.shuffle_seed is None:
         changes["shuffle_seed"] = config.training.seed
     config = config.model_copy(update={"data": config.data.model_copy(update=changes)})
     source = config.training.initialise_from
     if source is not None:
-        training = config.training.model_copy(update={"initialise_from": source.expanduser().absolute()})
+        training = config.training.model_copy(update={"initialise_from": absolute(source)})
         config = config.model_copy(update={"training": training})
     return config
 

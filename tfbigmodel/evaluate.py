@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.errors import MissingFileError, UserError
+from pipelines.remote import absolute
 from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
 from tfbigmodel.workdir import Workdir
 
@@ -189,7 +190,7 @@ def _load_data(config: RunConfig, run: Workdir, data_dir: Path | str | None) -> 
     from tfbigmodel.workdir import check_fingerprint, with_kept_vocabulary
 
     if data_dir is not None:
-        moved = config.data.model_copy(update={"data_dir": Path(data_dir).absolute()})
+        moved = config.data.model_copy(update={"data_dir": absolute(data_dir)})
         config = config.model_copy(update={"data": moved})
     data = load_data(with_kept_vocabulary(config, run))
     check_fingerprint(run, data.info)
@@ -223,7 +224,7 @@ def _examples(
     if input_file is not None:
         import pipelines
 
-        return pipelines.read_examples(Path(input_file), config.data, module.preprocess, run.info(), labelled=True)
+        return pipelines.read_examples(input_file, config.data, module.preprocess, run.info(), labelled=True)
     assert data is not None, "a split is measured on with the run's own data"
     _check_not_empty(run, data, split)
     return data.examples(split)

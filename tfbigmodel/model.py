@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
+from pipelines.remote import local
 from tfbigmodel.chapters import CHAPTERS, hook
 from tfbigmodel.config import RunConfig
 
@@ -146,7 +147,7 @@ def load_trained(workdir: Workdir) -> tuple[keras.Model, Checkpoint]:
     return model, checkpoint
 
 
-def initialise_from(model: keras.Model, source: Path) -> str:
+def initialise_from(model: keras.Model, source: Path | str) -> str:
     """Gives a model another run's final weights, where names and shapes agree.
 
     Args:
@@ -161,7 +162,7 @@ def initialise_from(model: keras.Model, source: Path) -> str:
     """
     from tfbigmodel.workdir import Workdir
 
-    workdir = Workdir(source)
+    workdir = Workdir(local(source))
     arrays = final_checkpoint(workdir, workdir.config()).model_arrays()
     fitting = [v for v in model.weights if v.path in arrays and arrays[v.path].shape == tuple(v.shape)]
     if not fitting:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
+from pipelines.remote import is_remote, join, listing
 from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
 from tfbigmodel.workdir import Workdir
 
@@ -83,9 +84,8 @@ def predict(
     config, info = run.config(), run.info()
     module, _ = load_inference(run, threshold, with_sampling(config, sampling) if sampling else None)
     if input_file is not None:
-        path = Path(input_file)
-        frame = pipelines.read_table(path, config.data)
-        examples = pipelines.read_examples(path, config.data, module.preprocess, info, labelled=False)
+        frame = pipelines.read_table(input_file, config.data)
+        examples = pipelines.read_examples(input_file, config.data, module.preprocess, info, labelled=False)
     elif texts:
         # A command line's byte that is no UTF-8, and half a surrogate pair: they are no text, and no table holds them.
         texts = [re.sub("[\ud800-\udfff]", "\ufffd", text) for text in texts]
@@ -102,29 +102,39 @@ def predict(
     return frame.assign(**answers)
 
 
-def image_files(paths: Sequence[Path | str]) -> list[Path]:
-    """Files as they are given; in place of a folder the images in it, by name.
+def image_files(paths: Sequence[Path | str]) -> list[Path | str]:
+    """Files as they are given, local or remote; in place of a folder the images in it, by name.
 
     Raises:
         UserError: a folder has no images, or may not be read.
     """
     from pipelines.sources.image_folder import SUFFIXES
 
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
+    files: list[Path | str] = []
+    for path in paths:
+        names = _names_in(path)
+        if names is None:
             files.append(path)
             continue
-        try:
-            found = [file for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES and file.is_file()]
-        except PermissionError as error:
-            raise UserError(f"no permission to read {path}") from error
         # Hidden files are no images of the user's: some systems leave such beside each image.
-        found = [file for file in found if not file.name.startswith(".")]
+        found = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
         if not found:
             raise UserError(f"{path} has no images ({', '.join(SUFFIXES)}); folders below it are not searched")
-        files += found
+        files += [join(path, name) for name in found]
     return files
+
+
+def _names_in(path: Path | str) -> list[str] | None:
+    """The files in a folder, sorted; None for what is no folder."""
+    if is_remote(path):
+        names = sorted(listing(str(path)))
+        return [name for name in names if "/" not in name] if names not in ([""], []) else None
+    if not Path(path).is_dir():
+        return None
+    try:
+        return [file.name for file in sorted(Path(path).iterdir()) if file.is_file()]
+    except PermissionError as error:
+        raise UserError(f"no permission to read {path}") from error
 
 
 def with_sampling(config: RunConfig, sampling: Mapping[str, float]) -> RunConfig:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import MissingFileError, UserError
 from pipelines.files import atomic_folder, locked_file, read_json, remove_temporaries, write_json, write_text
+from pipelines.remote import exists, join
 from tfbigmodel.config import RunConfig, changed_keys, dump_config, load_config
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def with_kept_vocabulary(config: RunConfig, workdir: Workdir) -> RunConfig:
     kept = workdir.preprocessor.absolute() / "vocabulary.txt"
     if tokenizer is None or tokenizer.vocabulary is None or not kept.is_file():
         return config
-    if Path(config.data.data_dir, tokenizer.vocabulary).exists():
+    if exists(join(config.data.data_dir, tokenizer.vocabulary)):
         return config
     tokenizer = tokenizer.model_copy(update={"vocabulary": kept})
     return config.model_copy(update={"data": config.data.model_copy(update={"tokenizer": tokenizer})})

@@ -17,6 +17,7 @@ from pipelines.images.config import ImageConfig
 from pipelines.images.files import ImageFiles
 from pipelines.images.preprocess import ImagePreprocessor
 from pipelines.names import did_you_mean, listing, shorten
+from pipelines.remote import join, local
 from pipelines.sources.arrays import image_data, image_preprocessor
 from pipelines.splits import divide
 
@@ -65,7 +66,7 @@ def load(config: ImageFolderConfig) -> Data:
 
 
 def _root(config: ImageFolderConfig) -> Path:
-    root = Path(config.data_dir, config.path)
+    root = local(join(config.data_dir, config.path))
     if root.is_dir():
         return root
     if root.exists():

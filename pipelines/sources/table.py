@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from pipelines.config import TableConfig
 from pipelines.data import SPLITS, Data, Examples, Split
 from pipelines.errors import UserError
 from pipelines.labels import encode_classes, sorted_class_names
+from pipelines.remote import join, local
 from pipelines.sources.arrays import classification_data, regression_data
 from pipelines.sources.texts import TextRows, TextSource, refuse_text_options, text_data
 from pipelines.splits import divide
@@ -104,7 +104,7 @@ def _tables(config: TableConfig) -> dict[Split, Table]:
     }
     return {
         split: read(
-            Path(config.data_dir, path),
+            local(join(config.data_dir, path)),
             delimiter=config.delimiter,
             encoding=config.encoding,
             max_memory_gb=config.max_memory_gb,

@@ -7,6 +7,7 @@ from typing import Any
 from pipelines.config import TfdsConfig
 from pipelines.errors import MissingFileError, UserError
 from pipelines.names import did_you_mean, listing
+from pipelines.remote import is_remote, join, local
 
 _INFO = "dataset_info.json"
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w\-.]+))?(:(?P<version>\d+\.\d+\.\d+|\d+\.\*\.\*|\d+\.\d+\.\*))?")
@@ -19,7 +20,8 @@ def prepared_builder(config: TfdsConfig) -> Any:
         UserError: the package is not installed, the name is malformed or ambiguous, or the download failed.
         MissingFileError: the dataset is not there and `download` is not set; the message has both ways to get it.
     """
-    folder = find_prepared(config.name, config.data_dir)
+    config = config.model_copy(update={"data_dir": _local_data_dir(config)})
+    folder = find_prepared(config.name, Path(config.data_dir))
     tfds = import_tfds()
     if folder is None:
         if not config.download:
@@ -32,6 +34,18 @@ def prepared_builder(config: TfdsConfig) -> Any:
         # TFDS lets through whatever its parsers raise, of its own and of protobuf's kinds.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{folder} is damaged: {reason:.200}; remove it and prepare the dataset again") from error
+
+
+def _local_data_dir(config: TfdsConfig) -> Path:
+    """The folder in which the dataset is looked up; of a remote one, a copy of what it has of this dataset."""
+    if not is_remote(config.data_dir):
+        return Path(config.data_dir)
+    if config.download:
+        raise UserError(
+            f"data.download prepares into a folder of this machine, and data.data_dir is {config.data_dir}; "
+            "prepare the dataset locally and copy it there"
+        )
+    return local(join(config.data_dir, re.split("[/:]", config.name)[0])).parent
 
 
 def import_tfds() -> Any:
@@ -82,20 +96,21 @@ def _configs(folder: Path) -> list[str]:
 
 
 def _absent(config: TfdsConfig) -> MissingFileError:
+    data_dir = Path(config.data_dir)
     prepared = sorted(
-        {path.relative_to(config.data_dir).parts[0] for path in config.data_dir.glob(f"*/*/{_INFO}")}
-        | {path.relative_to(config.data_dir).parts[0] for path in config.data_dir.glob(f"*/*/*/{_INFO}")}
+        {path.relative_to(data_dir).parts[0] for path in data_dir.glob(f"*/*/{_INFO}")}
+        | {path.relative_to(data_dir).parts[0] for path in data_dir.glob(f"*/*/*/{_INFO}")}
     )
     name = config.name.partition(":")[0]
-    if not config.data_dir.is_dir():
+    if not data_dir.is_dir():
         there = "that folder does not exist"
     else:
         there = did_you_mean(config.name, prepared) if prepared else "nothing is prepared there"
     return MissingFileError(
-        f"TFDS dataset {config.name} is not prepared in data.data_dir {config.data_dir} (looked for "
-        f"{config.data_dir / name}/<version>/{_INFO}; {there}). With a network: set data.download: true. Without: get "
+        f"TFDS dataset {config.name} is not prepared in data.data_dir {data_dir} (looked for "
+        f"{data_dir / name}/<version>/{_INFO}; {there}). With a network: set data.download: true. Without: get "
         f"its original files and run: python -m pipelines.offline {config.name} --from <folder with the files> "
-        f"--data_dir {config.data_dir}"
+        f"--data_dir {data_dir}"
     )
 
 

@@ -9,6 +9,7 @@ from pipelines.config import CorpusPart
 from pipelines.errors import MissingFileError, UserError
 from pipelines.lookup import require_file
 from pipelines.names import listing
+from pipelines.remote import is_remote, join, local, local_files, matching
 from pipelines.tables.columns import require_column
 from pipelines.tables.reading import FORMATS
 
@@ -30,7 +31,7 @@ class Document(NamedTuple):
     place: str
 
 
-def corpus_files(part: CorpusPart, data_dir: Path, key: str) -> list[Path]:
+def corpus_files(part: CorpusPart, data_dir: Path | str, key: str) -> list[Path]:
     """The files of a part of a corpus, in the order in which they are read.
 
     Args:
@@ -46,13 +47,14 @@ def corpus_files(part: CorpusPart, data_dir: Path, key: str) -> list[Path]:
     """
     if part.builtin is not None:
         return [require_file(BUILTIN_FILES[part.builtin], f"{key}.builtin")]
-    path = Path(data_dir, part.path or "")
-    if path.exists() or not glob.has_magic(str(path)):
-        return [require_file(path, f"{key}.path")]
-    files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+    path = join(data_dir, part.path or "")
+    if not glob.has_magic(path) or (not is_remote(path) and Path(path).exists()):
+        return [require_file(local(path), f"{key}.path")]
+    files = matching(path)
     if not files:
-        raise MissingFileError(f"{path} ({key}.path) matches no file; {_what_is_there(path)}")
-    return files
+        there = "" if is_remote(path) else f"; {_what_is_there(Path(path))}"
+        raise MissingFileError(f"{path} ({key}.path) matches no file{there}")
+    return local_files(files)
 
 
 def read_documents(part: CorpusPart, path: Path, key: str) -> Iterator[Document]:

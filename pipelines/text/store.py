@@ -2,9 +2,8 @@
 
 import dataclasses
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from pipelines.errors import UserError
 from pipelines.files import (
     atomic_folder,
-    locked_file,
+    locked_in_turn,
     read_json,
     remove_folder,
     remove_temporaries,
@@ -125,8 +124,6 @@ class StoreWriter:
 def cached(folder: Path, build: Callable[[Path], None]) -> Store:
     """The store in a folder; made there first where it is not, or is damaged.
 
-    Processes that want the same folder wait for the one that makes it.
-
     Args:
         folder: its name is the key of the content: nothing is compared but the checksums of its files.
         build: writes into the folder that it is given, with a `StoreWriter`, and may put other files there too.
@@ -134,16 +131,35 @@ def cached(folder: Path, build: Callable[[Path], None]) -> Store:
     Raises:
         UserError: the folder cannot be written; or what `build` raises.
     """
+    return _open(cached_folder(folder, build))
+
+
+def cached_folder(folder: Path, build: Callable[[Path], None], what: str = "corpus") -> Path:
+    """The folder that holds what `build` wrote; written first where it is not there, or is damaged.
+
+    Processes that want the same folder wait for the one that makes it.
+
+    Args:
+        folder: its name is the key of the content: nothing is compared but the checksums of its files.
+        build: writes into the folder that it is given.
+        what: what is kept there, for messages.
+
+    Returns:
+        A folder below `folder`.
+
+    Raises:
+        UserError: the folder cannot be written; or what `build` raises.
+    """
     content = folder / "store"
     if not _is_whole(content):
         with _alone(folder):
-            if not _is_whole(content, tell=True):
+            if not _is_whole(content, tell=what):
                 remove_temporaries(folder)
                 remove_folder(content)
                 with atomic_folder(content) as temporary:
                     build(temporary)
                     write_manifest(temporary, MANIFEST)
-    return _open(content)
+    return content
 
 
 def _open(folder: Path) -> Store:
@@ -153,14 +169,14 @@ def _open(folder: Path) -> Store:
     return Store(folder, arrays, sentences, documents, description)
 
 
-def _is_whole(folder: Path, tell: bool = False) -> bool:
+def _is_whole(folder: Path, tell: str = "") -> bool:
     if not folder.exists():
         return False
     try:
         verify_manifest(folder, MANIFEST)
     except (UserError, OSError) as error:
         if tell:
-            print(f"warning: the cached corpus is made again: {error}", file=sys.stderr)
+            print(f"warning: the cached {tell} is made again: {error}", file=sys.stderr)
         return False
     return True
 
@@ -174,13 +190,7 @@ def _alone(folder: Path) -> Iterator[None]:
         raise UserError(
             f"cannot write {folder}: {error.strerror or error}; set data.cache_dir to a folder of your own"
         ) from error
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(locked_file(folder / "lock"))
-                break
-            except UserError:  # another process has it, and will be done some time
-                time.sleep(0.2)
+    with locked_in_turn(folder / "lock"):
         yield
 
 

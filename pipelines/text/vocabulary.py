@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from pipelines.config import TokenizerConfig
 from pipelines.errors import UserError
+from pipelines.remote import join, local
 from pipelines.text.characters import CharacterTokenizer, code_points, pair_text, pairs_of, read_characters
 from pipelines.text.presets import Vocabulary, read_vocabulary
 from pipelines.text.tokenizer import SPECIAL_TOKENS, Tokenizer
@@ -33,7 +34,7 @@ _CHINESE = (
 _CHINESE_PATTERN = "[" + "".join(rf"\x{{{first:x}}}-\x{{{last:x}}}" for first, last in _CHINESE) + "]"
 
 
-def make_tokenizer(config: TokenizerConfig, data_dir: Path, texts: Iterable[str | bytes]) -> Tokenizer:
+def make_tokenizer(config: TokenizerConfig, data_dir: Path | str, texts: Iterable[str | bytes]) -> Tokenizer:
     """The tokenizer that a configuration describes.
 
     Args:
@@ -48,7 +49,7 @@ def make_tokenizer(config: TokenizerConfig, data_dir: Path, texts: Iterable[str 
         raise UserError(
             f"data.tokenizer.bigrams is for characters, and data.tokenizer.kind is {config.kind}; set it to 0"
         )
-    path = None if config.vocabulary is None else Path(data_dir, config.vocabulary)
+    path = None if config.vocabulary is None else local(join(data_dir, config.vocabulary))
     key = "data.tokenizer.vocabulary"
     if config.kind == "wordpiece":
         require_keras_hub()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
 from pipelines.config import CorpusConfig
 from pipelines.errors import UserError
+from pipelines.remote import join, local
 from pipelines.section import Section
 from tfbigmodel.chapters.bert import (
     BackboneConfig,
@@ -19,6 +19,7 @@ from tfbigmodel.chapters.bert import (
     text_section,
     with_wordpiece,
 )
+from tfbigmodel.chapters.preset_folders import is_gone, lasting_name
 from tfbigmodel.chapters.presets import check_vocabulary, find_preset, load_into, merged_backbone, read_preset
 
 if TYPE_CHECKING:
@@ -77,17 +78,16 @@ def resolve(config: RunConfig) -> RunConfig:
         config = with_wordpiece(config, backbone)
         return config.model_copy(update={"model": model.model_copy(update={"backbone": backbone})})
     tokenizer = text_section(config).tokenizer
-    if model.backbone and tokenizer and tokenizer.vocabulary:
+    if model.backbone and tokenizer and tokenizer.vocabulary and is_gone(model.preset):
         # A workdir's configuration, which was filled in before: only a run that starts needs the preset.
-        folder = Path(model.preset)
-        if folder.is_absolute() and not folder.exists():
-            return with_wordpiece(config, model.backbone)
+        return with_wordpiece(config, model.backbone)
     preset = read_preset(find_preset(model.preset, model.download))
     backbone = merged_backbone(preset, model.backbone)
-    vocabulary = (tokenizer and tokenizer.vocabulary) or preset.folder
-    check_vocabulary(preset, config.data.data_dir / vocabulary)
+    name = lasting_name(model.preset, preset.folder)
+    vocabulary = (tokenizer and tokenizer.vocabulary) or name
+    check_vocabulary(preset, local(join(config.data.data_dir, vocabulary)))
     config = with_wordpiece(config, backbone, vocabulary=vocabulary, lowercase=preset.lowercase)
-    changes = {"preset": str(preset.folder), "backbone": backbone}
+    changes = {"preset": str(name), "backbone": backbone}
     return config.model_copy(update={"model": model.model_copy(update=changes)})
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import MissingFileError, UserError
 from pipelines.files import read_json
+from pipelines.remote import exists, is_remote, join, local
 from tfbigmodel.chapters.hub import import_keras_hub
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def find_preset(preset: str, kind: PresetKind, download: bool = False, key: str 
     """The folder that a configuration means.
 
     Args:
-        preset: a folder, which may be the workdir of a finished run, or the name of a KerasHub preset, which is looked
-            up among those that KerasHub has downloaded before.
+        preset: a folder, local or remote, which may be the workdir of a finished run, or the name of a KerasHub preset,
+            which is looked up among those that KerasHub has downloaded before.
         kind: what is looked for.
         download: let KerasHub download a preset that is given by name and is not there.
         key: the configuration's key, for messages.
@@ -65,6 +66,8 @@ def find_preset(preset: str, kind: PresetKind, download: bool = False, key: str 
     Raises:
         MissingFileError: there is no such folder; the message says how to get it.
     """
+    if is_remote(preset):
+        return _remote_preset(preset, kind)
     path = Path(preset).expanduser()
     if path.is_dir():
         written = path / "preset"
@@ -93,6 +96,26 @@ def find_preset(preset: str, kind: PresetKind, download: bool = False, key: str 
             f"{_fetched_elsewhere(f'{kind.kaggle}/{preset}/1', kind, key)}"
         )
     return folder
+
+
+def lasting_name(preset: str, folder: Path) -> Path | str:
+    """How a workdir's configuration names a preset: by its absolute path, or by its URL.
+
+    Args:
+        preset: as the configuration named it.
+        folder: what `find_preset` found.
+    """
+    if not is_remote(preset):
+        return folder
+    return preset if preset.rstrip("/").endswith(f"/{folder.name}") else join(preset, folder.name)
+
+
+def is_gone(preset: str) -> bool:
+    """Whether a path that was made absolute before is gone, as it may be once a run has started.
+
+    A remote preset counts as gone: looking for it takes time, and a network.
+    """
+    return is_remote(preset) or (Path(preset).is_absolute() and not Path(preset).exists())
 
 
 def read_object(path: Path, key: str, kind: PresetKind) -> dict[str, Any]:
@@ -144,6 +167,12 @@ def one_line(error: Exception) -> str:
     """What an exception says, in one line of at most 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]} …"
+
+
+def _remote_preset(preset: str, kind: PresetKind) -> Path:
+    if kind.written_by is not None and not exists(join(preset, CONFIG)) and exists(join(preset, f"preset/{CONFIG}")):
+        preset = join(preset, "preset")
+    return local(preset)
 
 
 def _cache() -> Path:

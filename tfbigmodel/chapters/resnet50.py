@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
@@ -11,6 +10,7 @@ from pydantic import Field, PositiveInt
 from pipelines.config import ImagesConfig
 from pipelines.errors import UserError
 from pipelines.images.config import ImageConfig
+from pipelines.remote import is_remote, local
 from pipelines.section import Section
 from tfbigmodel.chapters.hub import import_keras_hub, seeded_layers
 from tfbigmodel.chapters.resnet_presets import absolute_preset, check_normalization, load_weights
@@ -93,7 +93,9 @@ def resolve(config: RunConfig) -> RunConfig:
         )
     if model.preset is not None:
         model = model.model_copy(update={"preset": absolute_preset(model.preset, model.download)})
-        check_normalization(Path(model.preset or ""), images.normalization)
+        # A remote preset is fetched here once only: a workdir's configuration has the normalisation filled in.
+        if not is_remote(model.preset) or "normalization" not in given.model_fields_set:
+            check_normalization(local(model.preset or ""), images.normalization)
     return config.model_copy(update={"data": data.model_copy(update={"images": images}), "model": model})
 
 

@@ -16,6 +16,7 @@ from tfbigmodel.chapters.preset_folders import (
     SAFETENSORS,
     PresetKind,
     find_preset,
+    is_gone,
     load_keras_weights,
     one_line,
     read_object,
@@ -52,8 +53,7 @@ def absolute_preset(preset: str, download: bool) -> str:
     Raises:
         MissingFileError: there is no such preset; the message says which files to fetch, and how to give them.
     """
-    path = Path(preset)
-    return preset if path.is_absolute() and not path.exists() else str(find_preset(preset, RESNET, download))
+    return preset if is_gone(preset) else str(find_preset(preset, RESNET, download))
 
 
 def check_normalization(folder: Path, normalization: str) -> None:

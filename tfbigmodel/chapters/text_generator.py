@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from pipelines.errors import UserError
+from pipelines.remote import join, local
 from pipelines.section import Section
 from tfbigmodel.chapters.bert import BackboneConfig, build_backbone, text_section, with_wordpiece
+from tfbigmodel.chapters.preset_folders import is_gone, lasting_name
 from tfbigmodel.chapters.presets import check_vocabulary, find_preset, load_into, merged_backbone, read_preset
 
 if TYPE_CHECKING:
@@ -84,17 +85,16 @@ def resolve(config: RunConfig) -> RunConfig:
     if model.encoder_preset is None:
         return config
     tokenizer = text_section(config).tokenizer
-    if model.encoder and tokenizer and tokenizer.vocabulary:
+    if model.encoder and tokenizer and tokenizer.vocabulary and is_gone(model.encoder_preset):
         # A workdir's configuration, which was filled in before: only a run that starts needs the preset.
-        folder = Path(model.encoder_preset)
-        if folder.is_absolute() and not folder.exists():
-            return with_wordpiece(config, model.encoder)
+        return with_wordpiece(config, model.encoder)
     preset = read_preset(find_preset(model.encoder_preset, key=_PRESET), _PRESET)
     encoder = merged_backbone(preset, model.encoder, "model.encoder")
-    vocabulary = (tokenizer and tokenizer.vocabulary) or preset.folder
-    check_vocabulary(preset, config.data.data_dir / vocabulary)
+    name = lasting_name(model.encoder_preset, preset.folder)
+    vocabulary = (tokenizer and tokenizer.vocabulary) or name
+    check_vocabulary(preset, local(join(config.data.data_dir, vocabulary)))
     config = with_wordpiece(config, encoder, vocabulary=vocabulary, lowercase=preset.lowercase)
-    changes = {"encoder_preset": str(preset.folder), "encoder": encoder}
+    changes = {"encoder_preset": str(name), "encoder": encoder}
     return config.model_copy(update={"model": model.model_copy(update=changes)})
 
 

@@ -1,11 +1,10 @@
 """The `training` section: how batches become updates, and when training stops."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from pipelines.section import Section
+from pipelines.section import Location, Section
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -133,7 +132,7 @@ class TrainingConfig(Section):
     all the time where there are none."""
     final_weights: Literal["best", "last"] = "best"
     """The epoch that evaluate, predict and export use: the best one by `monitor`, or the last."""
-    initialise_from: Annotated[Path, Field(strict=False)] | None = None
+    initialise_from: Location | None = None
     """A workdir whose final weights are the initial ones here, where names and shapes agree."""
 
     @model_validator(mode="after")
