@@ -38,19 +38,32 @@ def lock_for_serving(pyproject: str, lock: str, extras: tuple[str, ...] = ()) ->
     for extra in ("serving", *extras):
         if extra not in groups:
             raise ValueError(f"pyproject.toml has no extra {extra!r}; it has {', '.join(sorted(groups))}")
-        wanted |= {_name(requirement) for requirement in groups[extra]}
-    entries = [(_name(text), text, _brought_by(text)) for text in re.split(r"(?m)^(?=[A-Za-z0-9])", lock)[1:]]
+        wanted |= {package_name(requirement) for requirement in groups[extra]}
+    return part_of_lock(lock, wanted)
+
+
+def part_of_lock(lock: str, wanted: set[str]) -> str:
+    """The entries of the lock for these packages and all that they bring.
+
+    Args:
+        lock: The text of requirements.lock, as `uv pip compile` writes it.
+        wanted: Names of packages, in their normal spelling.
+
+    Raises:
+        ValueError: The lock does not have one of them.
+    """
+    entries = [(package_name(text), text, _brought_by(text)) for text in re.split(r"(?m)^(?=[A-Za-z0-9])", lock)[1:]]
     missing = wanted - {name for name, _, _ in entries}
     if missing:
         raise ValueError(f"requirements.lock lacks {', '.join(sorted(missing))}: run `make lock`")
-    size = 0
-    while size != len(wanted):
-        size = len(wanted)
-        wanted |= {name for name, _, parents in entries if parents & wanted}
-    return "".join(text for name, text, _ in entries if name in wanted)
+    found, size = set(wanted), 0
+    while size != len(found):
+        size = len(found)
+        found |= {name for name, _, parents in entries if parents & found}
+    return "".join(text for name, text, _ in entries if name in found)
 
 
-def _name(requirement: str) -> str:
+def package_name(requirement: str) -> str:
     """A requirement's package in its normal spelling."""
     return re.sub(r"[-_.]+", "-", re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0]).lower()
 
@@ -58,7 +71,7 @@ def _name(requirement: str) -> str:
 def _brought_by(entry: str) -> set[str]:
     """The packages in an entry's `# via` comment, which has one line or several."""
     comment = " ".join(re.findall(r"(?m)^\s+#(.*)$", entry)).partition("via ")[2]
-    return {_name(word) for word in comment.split() if not word.startswith("(")}
+    return {package_name(word) for word in comment.split() if not word.startswith("(")}
 
 
 if __name__ == "__main__":
