@@ -14,7 +14,7 @@ from pipelines.data import SPLITS, DatasetInfo, Examples, Preprocessor, Split
 from pipelines.errors import UserError
 from pipelines.images.config import AugmentationConfig
 from pipelines.images.preprocess import ImagePreprocessor
-from pipelines.shares import Shares, finished, shuffled, traced
+from pipelines.shares import Shares, finished, shuffled, traced, training_batches
 from pipelines.stateless import graph_keys
 
 # The word of a key that keeps the random numbers of mixing apart from those of what comes before it.
@@ -68,6 +68,7 @@ class MemoryData:
         self.steps_per_epoch = num_training // config.batch_size
         self._shuffle = config.shuffle
         self._seed = config.shuffle_seed or 0
+        self._service = config.service
         self._lengths = None if lengths is None else on_cpu(np.asarray(lengths, np.int32))
         self._window = config.bucket_batches if isinstance(config, TextConfig) and lengths is not None else 0
         self._origins = {split: (splits[split].origin, splits[split].rows) for split in SPLITS}
@@ -100,10 +101,10 @@ class MemoryData:
         if not 0 <= step <= self.steps_per_epoch:
             raise ValueError(f"step {step} is not within the epoch's {self.steps_per_epoch} steps")
         shares = Shares.of(self.batch_size, input_context)
-        elements = shares.elements(epoch * self.steps_per_epoch + step, (epoch + epochs) * self.steps_per_epoch)
+        first, last = epoch * self.steps_per_epoch + step, (epoch + epochs) * self.steps_per_epoch
         context = tf.constant([self._seed, shares.first_replica, shares.local_replicas], tf.int64)
         batch = self._train_batch(shares.rows)
-        return finished(elements, lambda element: batch(element, context))
+        return training_batches(shares, first, last, lambda element: batch(element, context), self._service)
 
     def evaluation(self, split: Split, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
         """All examples of a split once, in order: `(features, label, weight)`, every weight 1.0.
@@ -159,7 +160,7 @@ class MemoryData:
             label = tf.gather(labels, index)
             if not isinstance(self.preprocess, ImagePreprocessor) or self._augmentation == AugmentationConfig():
                 return self.preprocess(raw), label
-            return _varied(
+            return varied(
                 self.preprocess, raw, label, graph_keys(seed, epoch, index), self.info.num_classes, self._augmentation
             )
 
@@ -190,7 +191,7 @@ def batches(
     return _in_order(columns_of(examples.features), labels, preprocess, batch_size, shares)
 
 
-def _varied(
+def varied(
     preprocess: ImagePreprocessor,
     raw: Mapping[str, tf.Tensor],
     labels: tf.Tensor,

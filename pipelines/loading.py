@@ -10,6 +10,7 @@ SOURCES = {
     "builtin": "pipelines.sources.builtin",
     "corpus": "pipelines.sources.corpus",
     "image_folder": "pipelines.sources.image_folder",
+    "shards": "pipelines.sources.shards",
     "table": "pipelines.sources.table",
     "tfds": "pipelines.sources.tfds",
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from pipelines.config import ServiceConfig
 from pipelines.errors import UserError
 
 
@@ -49,12 +50,12 @@ class Shares:
         return tf.data.Dataset.range(first_step * self.local_replicas, last_step * self.local_replicas)
 
 
-def shuffled(index: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor, num_examples: int) -> tf.Tensor:
+def shuffled(index: tf.Tensor, seed: tf.Tensor, epoch: tf.Tensor, num_examples: int | tf.Tensor) -> tf.Tensor:
     """Where a seeded permutation of all examples sends `index`, `(rows,)`, without making the permutation."""
     # The operation takes each word of its key modulo 256: `index_shuffle` with (seed, epoch) as its key has 256 orders
     # for all epochs, and neighbouring ones resemble each other. So the key is drawn from them at random instead.
     key = tf.random.stateless_uniform([3], tf.stack([seed, epoch]), minval=None, maxval=None, dtype=tf.uint32)
-    last = tf.constant(num_examples - 1, tf.int64)
+    last = tf.cast(num_examples - 1, tf.int64)
     return tf.raw_ops.RandomIndexShuffle(index=index, seed=key, max_index=last, rounds=4)
 
 
@@ -66,6 +67,17 @@ def finished(elements: tf.data.Dataset, make: Any) -> tf.data.Dataset:
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     options.deterministic = True
     return batch.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def training_batches(
+    shares: Shares, first_step: int, last_step: int, make: Any, service: ServiceConfig | None
+) -> tf.data.Dataset:
+    """The batches that `make` makes of a range of elements; by the workers of a tf.data service where there is one."""
+    if service is None:
+        return finished(shares.elements(first_step, last_step), make)
+    from pipelines.data_service.client import distributed
+
+    return distributed(first_step * shares.local_replicas, last_step * shares.local_replicas, make, service)
 
 
 def traced(build: Any) -> Any:

@@ -65,6 +65,11 @@ def check_image(path: str) -> Checked:
         content = Path(path).read_bytes()
     except OSError as error:
         return Checked("", problem=reading_problem(error))
+    return check_image_bytes(content)
+
+
+def check_image_bytes(content: bytes) -> Checked:
+    """Decodes the content of one file."""
     digest = hashlib.sha256(content).hexdigest()
     try:
         height, width, channels = inspect_image(tf.constant(content)).numpy().tolist()

@@ -1,0 +1,164 @@
+"""Parquet files: row groups are read whole, only the columns that are used, and the last ones are kept."""
+
+import collections
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.errors import UserError
+from pipelines.shards.values import DTYPES, NO_INTEGER, Blocks, Chunk, Kind
+
+# Rows of a group that are turned into arrays at a time when a file is read for the first time.
+_ROWS = 1_024
+
+
+def kinds(path: str) -> dict[str, Kind]:
+    """The columns that can be used: numbers, whole numbers (also true and false), texts and bytes.
+
+    Raises:
+        UserError: pyarrow is not installed, or the file is damaged.
+    """
+    found = {field.name: _kind(field.type) for field in _open(path).schema_arrow}
+    return {name: kind for name, kind in found.items() if kind is not None}
+
+
+def unusable(path: str) -> dict[str, str]:
+    """The other columns, with their types."""
+    return {field.name: str(field.type) for field in _open(path).schema_arrow if _kind(field.type) is None}
+
+
+def scan(path: str, kinds: Mapping[str, Kind]) -> Iterator[Chunk]:
+    """Reads a file from its beginning to its end; a block is a row group.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    import pyarrow as pa
+
+    file = _open(path)
+    for group in range(file.num_row_groups):
+        count = file.metadata.row_group(group).num_rows
+        block: tuple[int, int] | None = (count, group)
+        try:
+            for batch in file.iter_batches(_ROWS, row_groups=[group], columns=list(kinds)):
+                columns = {name: _array(batch.column(name), kind) for name, kind in kinds.items()}
+                yield Chunk(columns, batch.num_rows, block)
+                block = None
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, group, error) from error
+
+
+def _open(path: str) -> Any:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise UserError(
+            f'{path} needs the package pyarrow, which is not installed: pip install "tfbigmodel[parquet]"'
+        ) from error
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path} is no Parquet file, or it is damaged or cut off: {str(error).splitlines()[0]:.200}"
+        ) from error
+
+
+def _damaged(path: str, group: int, error: Exception) -> UserError:
+    return UserError(f"{path} row group {group} is damaged ({str(error).splitlines()[0]:.200}); write the file again")
+
+
+def _kind(type_: Any) -> Kind | None:
+    from pyarrow import types
+
+    if types.is_dictionary(type_):
+        type_ = type_.value_type
+    if types.is_floating(type_):
+        return "float"
+    if types.is_integer(type_) or types.is_boolean(type_):
+        return "int"
+    texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary, types.is_string_view)
+    return "bytes" if any(is_text(type_) for is_text in texts) else None
+
+
+def _array(column: Any, kind: Kind) -> np.ndarray:
+    """A column as a `Chunk` has it."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if kind == "float":
+        return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+    if kind == "int":
+        return np.asarray(column.cast(pa.int64()).fill_null(NO_INTEGER).to_numpy(zero_copy_only=False), np.int64)
+    values = np.empty(len(column), object)
+    values[:] = column.cast(pa.large_binary()).fill_null(b"").to_pylist()
+    return values
+
+
+class ParquetReader:
+    """Reads rows of Parquet files.
+
+    Args:
+        blocks: where they are; a block's place is the number of its row group.
+        kinds: the columns wanted.
+        kept: row groups that are kept in memory, the last ones used: a window's last group is the next one's first.
+    """
+
+    def __init__(self, blocks: Blocks, kinds: Mapping[str, Kind], kept: int) -> None:
+        self.blocks = blocks
+        self._kinds = dict(kinds)
+        self._kept = kept
+        self._groups: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The columns, `(rows,)` each."""
+        values = tf.numpy_function(self._rows, [index], [DTYPES[kind] for kind in self._kinds.values()], stateful=False)
+        return {name: tf.ensure_shape(value, index.shape) for name, value in zip(self._kinds, values, strict=True)}
+
+    def columns(self, stored: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        """What was read, as it is."""
+        return dict(stored)
+
+    def _rows(self, index: np.ndarray) -> list[np.ndarray]:
+        import pyarrow as pa
+
+        order = np.argsort(index, kind="stable")
+        ordered = index[order]
+        block = np.searchsorted(self.blocks.first, ordered, side="right") - 1
+        wanted, starts = np.unique(block, return_index=True)
+        parts = []
+        for number, rows in zip(wanted.tolist(), np.split(ordered, starts[1:]), strict=True):
+            parts.append(self._group(number).take(pa.array(rows - self.blocks.first[number])))
+        table = pa.concat_tables(parts)
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        columns = []
+        for name, kind in self._kinds.items():
+            values = _array(table.column(name).combine_chunks(), kind)[back]
+            columns.append(values.astype(np.float32) if kind == "float" else values)
+        return columns
+
+    def _group(self, number: int) -> Any:
+        import pyarrow as pa
+
+        with self._lock:
+            if number in self._groups:
+                self._groups.move_to_end(number)
+                return self._groups[number]
+        path, group = self.blocks.paths[self.blocks.file[number]], int(self.blocks.place[number])
+        try:
+            # Opened anew: what a file keeps of the groups it has read is not freed before it is closed.
+            table = _open(path).read_row_group(group, columns=list(self._kinds), use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, group, error) from error
+        with self._lock:
+            self._groups[number] = table
+            while len(self._groups) > self._kept:
+                self._groups.popitem(last=False)
+        return table
