@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.config import DataConfig, TableConfig, TfdsConfig
+from pipelines.config import DataConfig, ShardsConfig, TableConfig, TfdsConfig
 from pipelines.data import DatasetInfo, Examples, Preprocessor
 from pipelines.errors import UserError
 from pipelines.images.checking import check_images
@@ -81,9 +81,11 @@ def read_examples(
         require_column(IMAGE_COLUMN, columns, table.origin, "the paths of this run's images")
         features = {IMAGE_COLUMN: _images(table, os.path.dirname(path))}
     elif isinstance(preprocess, TablePreprocessor):
-        features = _columns(table, preprocess, config.missing if isinstance(config, TableConfig) else "refuse")
+        features = _columns(
+            table, preprocess, config.missing if isinstance(config, TableConfig | ShardsConfig) else "refuse"
+        )
     elif isinstance(preprocess, TextPreprocessor):
-        column = (config.text if isinstance(config, TableConfig | TfdsConfig) else None) or TEXT_COLUMN
+        column = (config.text if isinstance(config, TableConfig | TfdsConfig | ShardsConfig) else None) or TEXT_COLUMN
         require_column(column, columns, table.origin, "the texts of this run")
         # An empty text may be asked about, though none is trained on.
         features = {"text": _objects([encoded(_filled(cell)) for cell in table.cells(column)])}

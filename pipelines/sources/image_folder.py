@@ -65,6 +65,25 @@ def load(config: ImageFolderConfig) -> Data:
     return image_data(splits, class_names, "label", config, preprocess, ImageInfo(len(broken), tuple(skipped)))
 
 
+def image_files(root: Path) -> dict[Split, list[tuple[str, str]]]:
+    """The images of a folder: split → their names below it, each with its class; `train` alone where it is not divided.
+
+    Raises:
+        UserError: the folders are not as they must be, or a file is no image by its name.
+    """
+    found: dict[Split, list[tuple[str, str]]] = {}
+    for split, folder in _split_folders(root).items():
+        found[split] = []
+        for name in _folders(folder):
+            for file in _listed_class(root, folder / name, 0):
+                if file.problem:
+                    raise UserError(f"{root / file.name} {file.problem}; remove it")
+                found[split].append((file.name, name))
+        if not found[split]:
+            raise UserError(f"{folder} has no images in sub-folders; one was expected for each class, with its images")
+    return found
+
+
 def _root(config: ImageFolderConfig) -> Path:
     root = local(join(config.data_dir, config.path))
     if root.is_dir():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveInt
 
-from pipelines.config import BuiltinConfig, ImageFolderConfig, TableConfig, TextConfig, TokenizerConfig
+from pipelines.config import BuiltinConfig, ImageFolderConfig, ShardsConfig, TableConfig, TextConfig, TokenizerConfig
 from pipelines.errors import UserError
 from pipelines.section import Section
 from tfbigmodel.chapters.hub import import_keras_hub, seeded_layers
@@ -129,7 +129,7 @@ def with_wordpiece(config: RunConfig, backbone: BackboneConfig, **from_preset: A
             of texts, or images.
     """
     data, chapter = text_section(config), config.model.chapter
-    if isinstance(data, TableConfig) and data.text is None:
+    if isinstance(data, TableConfig | ShardsConfig) and data.text is None:
         raise UserError(f"data.text is missing: {chapter} reads texts; name the column of {data.path} that holds them")
     tokenizer = data.tokenizer or TokenizerConfig()
     given = data.tokenizer.model_fields_set if data.tokenizer else set()
