@@ -11,7 +11,7 @@ from pipelines.buckets import bucketed_batch
 from pipelines.config import TextConfig
 from pipelines.data import SPLITS, DatasetInfo, Preprocessor, Split
 from pipelines.errors import UserError
-from pipelines.shares import Shares, finished, shuffled, traced
+from pipelines.shares import Shares, finished, shuffled, traced, training_batches
 from pipelines.stateless import random_keys
 from pipelines.text.corpus_examples import ExampleMaker, Tensors
 
@@ -64,6 +64,7 @@ class CorpusData:
         self._origin = origin
         self._shuffle = config.shuffle
         self._seed = config.shuffle_seed or 0
+        self._service = config.service
         self._window = config.bucket_batches if config.shuffle else 0
         self._train_batch = traced(self._make_train_batch)
         self._evaluations: dict[tuple[Split, Shares], tf.data.Dataset] = {}
@@ -92,10 +93,10 @@ class CorpusData:
         if not 0 <= step <= self.steps_per_epoch:
             raise ValueError(f"step {step} is not within the epoch's {self.steps_per_epoch} steps")
         shares = Shares.of(self.batch_size, input_context)
-        elements = shares.elements(epoch * self.steps_per_epoch + step, (epoch + epochs) * self.steps_per_epoch)
+        first, last = epoch * self.steps_per_epoch + step, (epoch + epochs) * self.steps_per_epoch
         context = tf.constant([self._seed, shares.first_replica, shares.local_replicas], tf.int64)
         batch = self._train_batch(shares.rows)
-        return finished(elements, lambda element: batch(element, context))
+        return training_batches(shares, first, last, lambda element: batch(element, context), self._service)
 
     def evaluation(self, split: Split, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
         """All examples of a split once: `(features, labels, weight)`, every weight 1.0.

@@ -1,0 +1,1 @@
+"""tf.data service: training batches are made by other processes, and come as they would without them."""
