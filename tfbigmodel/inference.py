@@ -67,22 +67,28 @@ class InferenceModule(tf.Module):
         Returns:
             Output name → array `(num_examples, …)`; strings as `bytes`.
         """
+        batches = self.batches(examples, batch_size)
+        parts = [self.answer(examples, rows) for rows in batches]
+        places = np.argsort(np.concatenate(batches))
+        return {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
+
+    def batches(self, examples: Examples, batch_size: int | None = None) -> list[np.ndarray]:
+        """Which examples `predict` answers together: the rows of each call."""
+        names = set(examples.features)
+        batch_size = batch_size or batch_size_for(self.preprocess, names)
+        rows = np.arange(len(examples))
+        if names == {"text"}:  # a batch is padded to its longest text: texts of similar length go together
+            rows = np.argsort([len(text) for text in examples.features["text"]], kind="stable")
+        return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+    def answer(self, examples: Examples, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The answers to some of the examples, in one call; the values of image files are read here."""
         names = set(examples.features)
         function = next(
             self.functions[name] for name, specs in self.preprocess.signatures.items() if set(specs) == names
         )
-        batch_size = batch_size or batch_size_for(self.preprocess, names)
-        # A batch is padded to its longest text: texts of similar length go together.
-        order = np.argsort([len(t) for t in examples.features["text"]], kind="stable") if names == {"text"} else None
-        parts: list[Mapping[str, tf.Tensor]] = []
-        for start in range(0, len(examples), batch_size):
-            rows = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
-            # The values of image files are read here, a batch at a time.
-            parts.append(function(**{name: tf.constant(values[rows]) for name, values in examples.features.items()}))
-        answers = {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
-        if order is not None:
-            answers = {name: values[np.argsort(order)] for name, values in answers.items()}
-        return answers
+        answers = function(**{name: tf.constant(values[rows]) for name, values in examples.features.items()})
+        return {name: values.numpy() for name, values in answers.items()}
 
 
 def batch_size_for(preprocess: Preprocessor, names: Collection[str]) -> int:

@@ -12,6 +12,7 @@ from tfbigmodel.config import RunConfig
 from tfbigmodel.evaluation.metrics import classification_metrics, regression_metrics
 from tfbigmodel.inference import InferenceModule, batch_size_for
 from tfbigmodel.tasks import Task
+from tfbigmodel.training.distribution import is_chief, is_multi_worker, summed, worker_index
 from tfbigmodel.training.loop import make_evaluate
 
 # The tasks whose examples are raw inputs with labels; the others' are made of a corpus, batch by batch.
@@ -35,9 +36,17 @@ class SplitResults(NamedTuple):
 
 
 def measure_split(
-    module: InferenceModule, model: keras.Model, data: Data, split: Split, task: Task, config: RunConfig
+    module: InferenceModule,
+    model: keras.Model,
+    data: Data,
+    split: Split,
+    task: Task,
+    config: RunConfig,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> SplitResults:
     """All metrics of a model on one split of its data.
+
+    Several workers call this together, each measures its share, and all of them get the metrics of the whole split.
 
     Args:
         module: the model with its preprocessing.
@@ -46,16 +55,24 @@ def measure_split(
         split: which one; of the training split, `evaluation.train_examples` evenly spread ones at most.
         task: loss and metrics.
         config: the run's configuration.
+        strategy: whose workers measure together; None for this process alone.
     """
     limit = config.evaluation.train_examples if split == "train" else data.info.counts[split]
     if data.info.task in LABELLED:
         examples = evenly(data.examples(split), limit)
-        metrics, predictions = measure(module, examples, task, data.info, config.evaluation.threshold)
+        metrics, predictions = measure(module, examples, task, data.info, config.evaluation.threshold, strategy)
         return SplitResults(metrics, examples, predictions)
-    return SplitResults(measure_batches(model, data, split, task, limit))
+    return SplitResults(measure_batches(model, data, split, task, limit, strategy))
 
 
-def measure_batches(model: keras.Model, data: Data, split: Split, task: Task, limit: int) -> dict[str, Any]:
+def measure_batches(
+    model: keras.Model,
+    data: Data,
+    split: Split,
+    task: Task,
+    limit: int,
+    strategy: tf.distribute.Strategy | None = None,
+) -> dict[str, Any]:
     """Loss and metrics of a language model, whose examples are made as they are needed.
 
     Args:
@@ -64,11 +81,15 @@ def measure_batches(model: keras.Model, data: Data, split: Split, task: Task, li
         split: which one.
         task: loss and metrics.
         limit: examples to measure on at most, from the first on.
+        strategy: whose workers measure together; None for this process alone.
     """
     count = min(limit, data.info.counts[split])
     num_batches = -(-count // data.batch_size)
-    evaluate = make_evaluate(model, task, tf.distribute.get_strategy())
-    metrics = evaluate(iter(data.evaluation(split)), num_batches)
+    if strategy is None or not is_multi_worker(strategy):
+        strategy, batches = tf.distribute.get_strategy(), data.evaluation(split)
+    else:
+        batches = strategy.distribute_datasets_from_function(lambda context: data.evaluation(split, context))
+    metrics = make_evaluate(model, task, strategy)(iter(batches), num_batches)
     return {**metrics, "count": min(num_batches * data.batch_size, data.info.counts[split])}
 
 
@@ -87,7 +108,12 @@ def taken(examples: Examples, indices: np.ndarray) -> Examples:
 
 
 def measure(
-    module: InferenceModule, examples: Examples, task: Task, info: DatasetInfo, threshold: float | None
+    module: InferenceModule,
+    examples: Examples,
+    task: Task,
+    info: DatasetInfo,
+    threshold: float | None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """All metrics of a model on labelled examples.
 
@@ -97,12 +123,13 @@ def measure(
         task: the loss.
         info: the data's classes or target scale.
         threshold: the decision threshold for two classes; None for the likelier class.
+        strategy: whose workers measure together; None for this process alone.
 
     Returns:
         The metrics, `loss` among them, and the predictions: probabilities `(num_examples, num_classes)`, or values
         `(num_examples,)` in the target's own units.
     """
-    outputs = module.predict(examples)
+    outputs = predict_together(module, examples, strategy)
     if info.task == "regression":
         predictions = outputs["prediction"]
         normalised = [(values - info.target_mean) / info.target_scale for values in (examples.labels, predictions)]
@@ -112,6 +139,57 @@ def measure(
     probabilities = outputs["probabilities"]
     metrics = classification_metrics(examples.labels, probabilities, info.class_names, threshold)
     return {"loss": float(np.mean(losses.numpy(), dtype=np.float64)), **metrics}, probabilities
+
+
+def predict_together(
+    module: InferenceModule, examples: Examples, strategy: tf.distribute.Strategy | None
+) -> dict[str, np.ndarray]:
+    """A model's answers to all examples, in their order; each worker has answered its share of the batches.
+
+    Args:
+        module: the same on all workers.
+        examples: all of them, on every worker.
+        strategy: whose workers answer together; None for this process alone.
+
+    Returns:
+        Output name → array `(num_examples, …)`; of several workers' answers the numbers only, not the strings.
+    """
+    if strategy is None or not is_multi_worker(strategy):
+        return module.predict(examples)
+    # The batches are those of a single process: its numbers come out, bit by bit where the processors are alike.
+    batches = module.batches(examples)
+    index, count = worker_index(strategy)
+    # Where there are fewer batches than workers, the rest answer the first one, too, to know the answers' shapes.
+    parts = [(rows, module.answer(examples, rows)) for rows in batches[index::count] or batches[:1]]
+    gathered = {}
+    for name, values in parts[0][1].items():
+        if np.issubdtype(values.dtype, np.floating):
+            everything = np.zeros((len(examples), *values.shape[1:]), values.dtype)
+            for rows, answers in parts if index < len(batches) else ():
+                everything[rows] = answers[name]
+            gathered[name] = summed(strategy, everything)
+    return gathered
+
+
+def share_weights(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
+    """Gives every worker's model the chief's weights; only the chief needs to have read them.
+
+    Args:
+        model: of the same architecture on all workers.
+        strategy: whose workers call this together.
+    """
+    if not is_multi_worker(strategy):
+        return
+    variables = [variable.value for variable in model.variables]
+    for dtype in (np.float32, np.float64):  # seeds' integers are exact as doubles
+        chosen = [v for v in variables if (v.dtype == tf.float32) == (dtype == np.float32)]
+        values = np.concatenate([np.zeros(0, dtype), *(v.numpy().astype(dtype).reshape(-1) for v in chosen)])
+        values = summed(strategy, values if is_chief(strategy) else np.zeros_like(values))
+        start = 0
+        for variable in chosen:
+            size = int(np.prod(variable.shape))
+            variable.assign(tf.cast(values[start : start + size].reshape(variable.shape), variable.dtype))
+            start += size
 
 
 def model_inputs(module: InferenceModule, examples: Examples) -> np.ndarray:

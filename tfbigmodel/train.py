@@ -67,6 +67,7 @@ def train(
         >>> metrics["test"]["accuracy"] > 0.95
         True
     """
+    from pipelines.data_service.watch import service_watched
     from tfbigmodel.config import resolve
     from tfbigmodel.model import fill_in_preset
     from tfbigmodel.training.cluster import cluster_of_environment
@@ -82,6 +83,7 @@ def train(
     with (
         watched(cluster, config.training.workers, tell, together=(Interrupted,)) as peers,
         resource_errors_told(cluster is not None, peers),
+        service_watched(config.data.service),
     ):
         strategy = make_strategy(config.training)
         if not is_chief(strategy):
@@ -168,10 +170,10 @@ def _run(
     finished = bool(state.stopped) or state.epoch >= training.epochs
     # `evaluate` writes there too, one split at a time.
     measured = {split for split, count in data.info.counts.items() if count} <= workdir.metrics().keys()
-    if finished and measured:
+    if agree(strategy, int(finished and measured))[0]:
         reason = f"{state.stopped} ended it" if state.stopped else "raise training.epochs to train on"
         tell(f"{workdir.path} is finished: {state.epoch} epochs, {state.updates} updates; {reason}")
-        return workdir.metrics()
+        return workdir.metrics() if chief else {}
     tensorboard = None
     if chief:
         from tfbigmodel.pictures import inputs_grid
@@ -197,7 +199,7 @@ def _run(
                 model, optimizer, data, task, strategy, config, rule, state, workdir.checkpoints,
                 tensorboard, callbacks, progress, checkpoint,
             )  # fmt: skip
-        metrics = _measure_splits(config, workdir, data, task, tensorboard, state.updates) if chief else {}
+        metrics = _measure_splits(config, workdir, data, task, strategy, tensorboard, state.updates)
     finally:
         if tensorboard:
             tensorboard.close()
@@ -205,30 +207,40 @@ def _run(
         write_json(workdir.metrics_file, metrics)
         tell(_summary(metrics, state))
     agree(strategy, 0)  # the others wait for the chief, whose coordination they would otherwise leave
-    return metrics
+    return metrics if chief else {}
 
 
 def _measure_splits(
-    config: RunConfig, workdir: Workdir, data: Data, task: Task, tensorboard: TensorBoard | None, updates: int
+    config: RunConfig,
+    workdir: Workdir,
+    data: Data,
+    task: Task,
+    strategy: tf.distribute.Strategy,
+    tensorboard: TensorBoard | None,
+    updates: int,
 ) -> dict[str, Any]:
+    """The metrics of each split, which all workers measure together; the chief alone writes."""
     from pipelines.data import SPLITS
     from tfbigmodel.chapters import hook
     from tfbigmodel.inference import make_inference
-    from tfbigmodel.measuring import measure_split
-    from tfbigmodel.model import load_trained
+    from tfbigmodel.measuring import measure_split, share_weights
+    from tfbigmodel.model import build_model, load_trained
     from tfbigmodel.pictures import split_figures
+    from tfbigmodel.training.distribution import is_chief
 
     # The final weights in a plain model, along the path that is served: what is reported is what users get.
-    model, _ = load_trained(workdir)
+    chief = is_chief(strategy)
+    model = load_trained(workdir)[0] if chief else build_model(config, data.info)
+    share_weights(model, strategy)
     module = make_inference(model, data.preprocess, config, data.info, config.evaluation.threshold)
     write_artifacts = hook(config.model.chapter, "write_artifacts")
-    if write_artifacts is not None:
+    if chief and write_artifacts is not None:
         write_artifacts(workdir.path, model, data.preprocess, config.model, data.info)
     metrics: dict[str, Any] = {}
     for split in SPLITS:
         if not data.info.counts[split]:
             continue
-        results = measure_split(module, model, data, split, task, config)
+        results = measure_split(module, model, data, split, task, config, strategy)
         metrics[split] = results.metrics
         if tensorboard and split != "train":
             for name, image in split_figures(results, data, config).items():
