@@ -14,14 +14,22 @@ import logging
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import MissingFileError, UserError
-from pipelines.files import atomic_folder, locked_in_turn, read_json, remove_temporaries, user_cache, write_json
+from pipelines.files import (
+    atomic_folder,
+    locked_in_turn,
+    read_json,
+    remove_temporaries,
+    user_cache,
+    write_json,
+    write_text,
+)
 
 MANIFEST = "manifest.json"
 """The name of the files that are sent last: a folder that has one exists."""
@@ -132,7 +140,7 @@ def listing(url: str) -> dict[str, str]:
     return files
 
 
-def local(path: Path | str) -> Path:
+def local(path: Path | str, wanted: Callable[[dict[str, str]], dict[str, str]] = dict) -> Path:
     """A local path as it is; a local copy of a remote file or folder, fetched where the cache has none of its content.
 
     Processes that want the same wait for the one that fetches it. A file that has changed in the store is fetched anew,
@@ -140,6 +148,7 @@ def local(path: Path | str) -> Path:
 
     Args:
         path: such as `data/train.csv` or `gs://bucket/data`.
+        wanted: chooses from the `listing` of a remote folder what is fetched; all of it where it is not given.
 
     Returns:
         The path, or one in the user's cache whose last part is the same. It must not be written to.
@@ -155,17 +164,17 @@ def local(path: Path | str) -> Path:
     if not is_remote(path):
         return Path(path)
     url = str(path).rstrip("/")
-    shelf = user_cache("remote") / _key(url)
+    shelf = user_cache("remote") / key_of(url)
     for _ in range(3):
-        files = listing(url)
+        files = wanted(listing(url))
         if not files:
             raise MissingFileError(f"{url} is not there: no such file or folder in bucket {_bucket(url)}")
-        place = shelf / _key(repr(sorted(files.items())))
+        place = shelf / key_of(repr(sorted(files.items())))
         copy = place / posixpath.basename(url)
         if copy.exists():
             return copy
         with _in_turn(shelf):
-            if copy.exists() or _fetched(url, files, place):
+            if copy.exists() or _fetched(url, files, place, wanted):
                 return copy
     raise UserError(f"{url} is changing while it is read; run again when it is complete")
 
@@ -289,6 +298,14 @@ def write_bytes(url: str, content: bytes, create: bool = False) -> bool:
     return True
 
 
+def write_text_to(path: Path | str, text: str) -> None:
+    """Writes a UTF-8 text file, local or remote, whole or not at all."""
+    if is_remote(path):
+        write_bytes(str(path), text.encode())
+    else:
+        write_text(path, text)
+
+
 @contextmanager
 def told(url: str, action: str) -> Iterator[None]:
     """Turns what a store's library raises into one line; it raises what is no fault of the store's as it is.
@@ -379,7 +396,9 @@ def _filesystem(url: str) -> Any:
         raise UserError(f"{url}: {scheme}:// needs {package}: pip install 'tfbigmodel[{extra}]'") from error
 
 
-def _fetched(url: str, files: Mapping[str, str], place: Path) -> bool:
+def _fetched(
+    url: str, files: Mapping[str, str], place: Path, wanted: Callable[[dict[str, str]], dict[str, str]]
+) -> bool:
     """Makes `place` with a copy in it; False if the files changed meanwhile."""
     try:
         with atomic_folder(place) as temporary:
@@ -387,7 +406,7 @@ def _fetched(url: str, files: Mapping[str, str], place: Path) -> bool:
             known = _linked(files, place, copy) if "" not in files else set()
             fetch(url, {name: version for name, version in files.items() if name not in known}, copy)
             write_json(temporary / "files.json", {"url": url, "files": files})
-            if listing(url) != files:
+            if wanted(listing(url)) != files:
                 raise _ChangedError
     except _ChangedError:
         return False
@@ -430,5 +449,6 @@ def _bucket(url: str) -> str:
     return url.partition("://")[2].partition("/")[0]
 
 
-def _key(text: str) -> str:
+def key_of(text: str) -> str:
+    """A short name for a URL, which a local folder can have."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

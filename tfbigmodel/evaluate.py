@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.errors import MissingFileError, UserError
-from pipelines.remote import absolute
+from pipelines.remote import absolute, join
 from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
+from tfbigmodel.mirror import borrowed, readable
 from tfbigmodel.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -53,11 +54,21 @@ def evaluate(
         >>> evaluate("runs/dense")["metrics"]["accuracy"]
         0.9777
     """
+    with borrowed(workdir) as path:
+        return _evaluated(Workdir(path, str(workdir)), split, input_file, threshold, data_dir)
+
+
+def _evaluated(
+    run: Workdir,
+    split: Split,
+    input_file: Path | str | None,
+    threshold: float | Literal["auto"] | None,
+    data_dir: Path | str | None,
+) -> dict[str, Any]:
     from pipelines.files import write_json
     from tfbigmodel.evaluation.report import write_html_report
     from tfbigmodel.measuring import LABELLED
 
-    run = Workdir(Path(workdir))
     config, info = run.config(), run.info()
     try:
         data = _load_data(config, run, data_dir)
@@ -134,7 +145,7 @@ def _language_results(
 
     if input_file is not None or threshold is not None:
         raise UserError(
-            f"--input and --threshold are for data with labels, and {run.path} is a {config.model.chapter} run; "
+            f"--input and --threshold are for data with labels, and {run} is a {config.model.chapter} run; "
             "choose a --split"
         )
     assert data is not None, "without an input file the run's data is loaded, or its absence is told"
@@ -161,16 +172,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _act(arguments: argparse.Namespace) -> None:
-    run = Workdir(Path(arguments.workdir))
-    run.config()  # a wrong path is told at once
+    run = arguments.workdir
+    Workdir(readable(run), run).config()  # a wrong path is told at once
     threshold = _parse_threshold(arguments.threshold)
     import_tensorflow()
 
     from tfbigmodel.evaluation.report import format_report
 
-    results = evaluate(run.path, arguments.split, arguments.input_file, threshold, arguments.data_dir)
-    say(format_report(results, f"{run.path}: {results['name']}"))
-    say(f"written to {run.metrics_file} and {run.evaluation / results['name']}.html")
+    results = evaluate(run, arguments.split, arguments.input_file, threshold, arguments.data_dir)
+    say(format_report(results, f"{run}: {results['name']}"))
+    say(f"written to {join(run, 'metrics.json')} and {join(run, 'evaluation')}/{results['name']}.html")
 
 
 def _parse_threshold(text: str | None) -> float | Literal["auto"] | None:
@@ -232,7 +243,7 @@ def _examples(
 
 def _check_not_empty(run: Workdir, data: Data, split: Split) -> None:
     if not data.info.counts[split]:
-        raise UserError(f"{run.path} has no {split} examples; choose another --split, or --input with a labelled file")
+        raise UserError(f"{run} has no {split} examples; choose another --split, or --input with a labelled file")
 
 
 def _baselines(module: InferenceModule, data: Data, examples: Examples, config: RunConfig) -> dict[str, dict[str, Any]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UserError
+from pipelines.remote import check_url, is_remote, join, listing, upload
 from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
+from tfbigmodel.mirror import only_writer, readable
 from tfbigmodel.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -33,20 +36,22 @@ def export(
     version: int | None = None,
     threshold: float | None = None,
     signing_key: Path | str | None = None,
-) -> Path:
+) -> Path | str:
     """Writes `<output>/<version>/`, beside and renamed into place, so that a server never sees half a version.
 
+    In an object store, which cannot rename a folder, the manifest is written last: a version exists when it does.
+
     Args:
-        workdir: a trained run.
-        output: the model's base path, which a server watches.
+        workdir: a trained run, local or remote.
+        output: the model's base path, which a server watches, local or remote.
         version: a number; one more than the highest there where None.
         threshold: the decision threshold for two classes that the served model applies; the configuration's where None.
         signing_key: a PEM file with an Ed25519 private key that signs the manifest; no signature where None.
 
     Returns:
-        The version's folder: `saved_model.pb`, `variables/`, `assets/`, `assets.extra/model.json` (class names,
-        chapter, how it sees images) and `assets.extra/manifest.json` (the SHA-256 of every file), and, if signed,
-        `assets.extra/manifest.sig`.
+        The version's folder (where it is remote, its URL): `saved_model.pb`, `variables/`, `assets/`,
+        `assets.extra/model.json` (class names, chapter, how it sees images), `assets.extra/manifest.json` (the SHA-256
+        of every file) and, if signed, `assets.extra/manifest.sig`.
 
     Raises:
         UserError: the workdir has no trained model, the version exists, there is no permission to write, or the key
@@ -60,8 +65,20 @@ def export(
     from tfbigmodel.signing import read_signing_key
 
     key = None if signing_key is None else read_signing_key(signing_key)
-    run = Workdir(Path(workdir))
+    run = Workdir(readable(workdir), str(workdir))
+    if is_remote(output):
+        check_url(str(output))  # before the work
     module, checkpoint = load_inference(run, threshold)
+    if is_remote(output):
+        url = str(output).rstrip("/")
+        with only_writer(url), tempfile.TemporaryDirectory(prefix="tfbigmodel-") as scratch:
+            there = {name.partition("/")[0] for name in listing(url)}
+            number = _after(there) if version is None else version
+            if str(number) in there:
+                raise UserError(f"{url}/{number} exists already and is not overwritten; choose another --version")
+            folder = _write_version(Path(scratch), number, run, module, checkpoint, key)
+            upload(folder, join(url, folder.name))
+            return join(url, folder.name)
     output = Path(output)
     with _only_exporter(output):
         return _write_version(output, version, run, module, checkpoint, key)
@@ -162,15 +179,20 @@ def _name_inputs(path: Path, names: Mapping[str, str]) -> None:
 
 def next_version(output: Path) -> int:
     """One more than the highest version in a model's base path, from 1."""
-    versions = [int(path.name) for path in output.glob("*") if path.name.isdecimal()] if output.is_dir() else []
-    return max(versions, default=0) + 1
+    return _after({path.name for path in output.glob("*")} if output.is_dir() else set())
+
+
+def _after(names: set[str]) -> int:
+    return max((int(name) for name in names if name.isdecimal()), default=0) + 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; see `python -m tfbigmodel.export --help`."""
     parser = make_parser("tfbigmodel.export", "Export a trained run as a SavedModel to serve.", _EPILOG)
     parser.add_argument("--workdir", required=True, help="a trained run")
-    parser.add_argument("--output", help="the model's base path (default: exported/<name of the workdir>)")
+    parser.add_argument(
+        "--output", help="the model's base path, local or remote (default: exported/<name of the workdir>)"
+    )
     parser.add_argument("--threshold", type=float, help="two classes: see evaluate --help (default: the run's)")
     parser.add_argument("--version", type=int, help="version number (default: one more than the highest there)")
     parser.add_argument("--signing_key", help="PEM file of an Ed25519 private key that signs the version's manifest")
@@ -178,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _act(arguments: argparse.Namespace) -> None:
-    Workdir(Path(arguments.workdir)).config()  # a wrong path is told at once
+    Workdir(readable(arguments.workdir), arguments.workdir).config()  # a wrong path is told at once
     if arguments.version is not None and arguments.version < 0:
         raise UserError(f"--version: expected a number from 0 on, received {arguments.version}")
     if arguments.signing_key is not None:
@@ -186,9 +208,12 @@ def _act(arguments: argparse.Namespace) -> None:
 
         read_signing_key(arguments.signing_key)
     import_tensorflow()
-    output = Path(arguments.output or Path("exported") / Path(arguments.workdir).absolute().name)
+    output = arguments.output or Path("exported") / Path(arguments.workdir).absolute().name
     folder = export(arguments.workdir, output, arguments.version, arguments.threshold, arguments.signing_key)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if is_remote(folder):
+        say(f"exported {folder}")
+        return
+    size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     say(f"exported {folder} ({size / 2**20:.1f} MiB)")
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
-from pipelines.remote import local
 from tfbigmodel.chapters import CHAPTERS, hook
 from tfbigmodel.config import RunConfig
+from tfbigmodel.mirror import readable
 
 if TYPE_CHECKING:
     import keras
@@ -103,7 +103,7 @@ def final_checkpoint(workdir: Workdir, config: RunConfig) -> Checkpoint:
         problems = {**problems, **more}
     if checkpoint is None:
         reason = next(iter(problems.values()), "its training has not reached the first one")
-        raise UserError(f"{workdir.path} has no usable checkpoint: {reason}")
+        raise UserError(f"{workdir} has no usable checkpoint: {reason}")
     for problem in problems.values():
         print(f"warning: {problem}; {checkpoint.folder.name} is used", file=sys.stderr)
     return checkpoint
@@ -125,7 +125,7 @@ def load_model(workdir: Path | str) -> keras.Model:
     """
     from tfbigmodel.workdir import Workdir
 
-    return load_trained(Workdir(Path(workdir)))[0]
+    return load_trained(Workdir(readable(workdir), str(workdir)))[0]
 
 
 def load_trained(workdir: Workdir) -> tuple[keras.Model, Checkpoint]:
@@ -141,7 +141,7 @@ def load_trained(workdir: Workdir) -> tuple[keras.Model, Checkpoint]:
     checkpoint = final_checkpoint(workdir, config)
     state = latest_checkpoint(workdir.checkpoints)[0]
     if state and not state.state["stopped"] and state.state["epoch"] < config.training.epochs:
-        told = f"{workdir.path} is not finished: {state.state['epoch']} of {config.training.epochs} epochs are done"
+        told = f"{workdir} is not finished: {state.state['epoch']} of {config.training.epochs} epochs are done"
         print(f"warning: {told}", file=sys.stderr)
     write_variables(model.variables, checkpoint.model_arrays(), str(checkpoint.folder))
     return model, checkpoint
@@ -162,7 +162,7 @@ def initialise_from(model: keras.Model, source: Path | str) -> str:
     """
     from tfbigmodel.workdir import Workdir
 
-    workdir = Workdir(local(source))
+    workdir = Workdir(readable(source), str(source))
     arrays = final_checkpoint(workdir, workdir.config()).model_arrays()
     fitting = [v for v in model.weights if v.path in arrays and arrays[v.path].shape == tuple(v.shape)]
     if not fitting:

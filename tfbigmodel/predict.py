@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
-from pipelines.remote import is_remote, join, listing
+from pipelines.remote import is_remote, join, listing, write_text_to
 from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
+from tfbigmodel.mirror import readable
 from tfbigmodel.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def predict(
     from tfbigmodel.answers import answer_columns
     from tfbigmodel.inference import load_inference
 
-    run = Workdir(Path(workdir))
+    run = Workdir(readable(workdir), str(workdir))
     config, info = run.config(), run.info()
     module, _ = load_inference(run, threshold, with_sampling(config, sampling) if sampling else None)
     if input_file is not None:
@@ -182,12 +184,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _act(arguments: argparse.Namespace) -> None:
-    run = Workdir(Path(arguments.workdir))
-    config = run.config()  # a wrong path is told at once
-    output = Path(arguments.output) if arguments.output else None
-    if output and output.suffix not in (".csv", ".jsonl"):
+    config = Workdir(readable(arguments.workdir), arguments.workdir).config()  # a wrong path is told at once
+    output = arguments.output
+    suffix = os.path.splitext(output)[1] if output else ""
+    if output and suffix not in (".csv", ".jsonl"):
         raise UserError(f"--output: expected a .csv or .jsonl file, received {output}")
-    if arguments.input_file and output and output.resolve() == Path(arguments.input_file).resolve():
+    if arguments.input_file and output and _same(output, arguments.input_file):
         raise UserError(f"--output: {output} is the input; choose another file")
     if arguments.threshold is not None and not 0.0 < arguments.threshold < 1.0:
         raise UserError(f"--threshold: expected a number between 0 and 1, received {arguments.threshold}")
@@ -199,7 +201,7 @@ def _act(arguments: argparse.Namespace) -> None:
     from tfbigmodel.answers import csv_text, json_lines, text_lines
 
     frame = predict(
-        run.path,
+        arguments.workdir,
         arguments.input_file,
         arguments.images,
         arguments.threshold,
@@ -216,13 +218,15 @@ def _act(arguments: argparse.Namespace) -> None:
         sys.stdout.writelines(json_lines(frame, arguments.input_file, encoding, ascii_only))
         return
 
-    from pipelines.files import write_text
-
-    if output.suffix == ".csv":
-        write_text(output, csv_text(frame))
-    else:
-        write_text(output, "".join(json_lines(frame, arguments.input_file, encoding)))
+    text = csv_text(frame) if suffix == ".csv" else "".join(json_lines(frame, arguments.input_file, encoding))
+    write_text_to(output, text)
     say(f"answered {len(frame):,} examples in {output}")
+
+
+def _same(one: str, other: str) -> bool:
+    if is_remote(one) or is_remote(other):
+        return one == other
+    return Path(one).resolve() == Path(other).resolve()
 
 
 callable_module(__name__, predict)

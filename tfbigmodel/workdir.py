@@ -32,9 +32,14 @@ class Workdir:
 
     Attributes:
         path: the folder.
+        name: what messages call it, where it is a copy of a remote one; the folder otherwise.
     """
 
     path: Path
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or str(self.path)
 
     @property
     def config_file(self) -> Path:
@@ -78,7 +83,7 @@ class Workdir:
             UserError: the folder is not a workdir.
         """
         if not self.config_file.is_file():
-            raise MissingFileError(f"{self.path} is not a workdir: it has no config.yaml; make one with "
+            raise MissingFileError(f"{self} is not a workdir: it has no config.yaml; make one with "
                                    "python -m tfbigmodel.train --config … --workdir …")  # fmt: skip
         return load_config(self.config_file)
 
@@ -91,7 +96,7 @@ class Workdir:
         from pipelines.data import DatasetInfo
 
         if not self.info_file.is_file():
-            raise MissingFileError(f"{self.path} has no info.json: its training has not started; run train first")
+            raise MissingFileError(f"{self} has no info.json: its training has not started; run train first")
         return DatasetInfo.from_json(read_json(self.info_file))
 
     def load_preprocessor(self) -> Preprocessor:
@@ -135,12 +140,12 @@ def _check_unchanged(workdir: Workdir, config: RunConfig) -> None:
         key, (old, new) = next(iter(changed.items()))
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise UserError(
-            f"{workdir.path} was made with another configuration: {key} is {old!r} there and {new!r} now{more}; "
+            f"{workdir} was made with another configuration: {key} is {old!r} there and {new!r} now{more}; "
             "use another --workdir, or the configuration it was made with"
         )
     if config.training.epochs < before.training.epochs:
         raise UserError(
-            f"{workdir.path} was made with training.epochs {before.training.epochs}, which may only be raised; "
+            f"{workdir} was made with training.epochs {before.training.epochs}, which may only be raised; "
             f"received {config.training.epochs}; use another --workdir"
         )
 
@@ -180,7 +185,7 @@ def check_fingerprint(workdir: Workdir, info: DatasetInfo) -> None:
     before = workdir.info().fingerprint
     if before != info.fingerprint:
         raise UserError(
-            f"the data is not what {workdir.path} was trained on (its fingerprint is {info.fingerprint[:12]}, "
+            f"the data is not what {workdir} was trained on (its fingerprint is {info.fingerprint[:12]}, "
             f"was {before[:12]}); use the data it was made with, or train in another workdir"
         )
 
@@ -197,7 +202,7 @@ def locked(workdir: Workdir) -> Iterator[None]:
         workdir.path.mkdir(parents=True, exist_ok=True)
         # Nothing is written to, let alone removed from, a folder that `train` has not made.
         if not _is_ours(workdir) and any(path.name != _LOCK_NAME for path in workdir.path.iterdir()):
-            raise UserError(f"{workdir.path} holds other files and is no workdir; choose an empty or a new --workdir")
+            raise UserError(f"{workdir} holds other files and is no workdir; choose an empty or a new --workdir")
         lock.enter_context(locked_file(workdir.path / _LOCK_NAME))
     except UserError:
         raise

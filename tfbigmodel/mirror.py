@@ -1,0 +1,405 @@
+"""Workdirs in object stores: a run goes on in a local folder, and what changes there is sent after each checkpoint.
+
+One process writes a remote workdir. Object stores have no locks, so it keeps an object `.writer.json` there, which it
+writes anew every few seconds. Who finds that of another process watches it: one that changes is in use; one that does
+not change for a minute was left by a process that is gone, and is taken over. No clocks are compared. It is no
+protection against a process that stands still for longer than that and goes on; such a one finds out at its next
+checkpoint, and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import MissingFileError, UserError
+from pipelines.files import TEMPORARY_MARK, locked_file, read_json, user_cache, write_json
+from pipelines.remote import (
+    absolute,
+    fetch,
+    is_remote,
+    join,
+    key_of,
+    listing,
+    local,
+    read_bytes,
+    remove,
+    send,
+    write_bytes,
+)
+
+WRITER = ".writer.json"
+"""The object that says who writes a remote workdir."""
+_BEAT_SECONDS, _STALE_SECONDS = 10.0, 60.0
+_STEP = re.compile(r"checkpoints/(step-\d+)/")
+
+
+@contextlib.contextmanager
+def mirrored(
+    workdir: Path | str, beat_seconds: float = _BEAT_SECONDS, stale_seconds: float = _STALE_SECONDS
+) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """A local folder that a run can be kept in, wherever its workdir is; for the one process that writes it.
+
+    Args:
+        workdir: local or remote.
+        beat_seconds: between two signs of life.
+        stale_seconds: without a sign of life, after which another process's workdir is taken over.
+
+    Yields:
+        The folder, and a function that sends what has changed in it since. That warns where the store cannot be
+        reached, and tries again the next time. Both are the workdir itself and nothing to do, where that is local.
+        When the block ends, everything is sent and the local copy is removed; if that fails, it is kept and named.
+
+    Raises:
+        UserError: another process writes there, the store cannot be reached or does not let us write, or the remote
+            folder is no workdir.
+
+    Example:
+        >>> with mirrored("s3://bucket/runs/dense") as (path, publish):
+        ...     (path / "metrics.json").write_text("{}")
+        ...     publish()
+    """
+    if not is_remote(workdir):
+        yield Path(workdir), lambda: None
+        return
+    url = str(workdir).rstrip("/")
+    _check_is_workdir(url, listing(url))
+    with _local_copy(url) as copy, _Writer(url, copy.owner, beat_seconds, stale_seconds) as writer:
+        copy.begin(writer.before)
+        copy.path.mkdir(exist_ok=True)
+
+        def publish() -> None:
+            writer.check()
+            copy.publish()
+
+        def publish_or_warn() -> None:
+            writer.check()
+            try:
+                copy.publish()
+            except UserError as error:
+                print(f"warning: {error}; it is tried again with the next checkpoint", file=sys.stderr)
+
+        def end() -> None:
+            try:
+                publish()
+                writer.release(keep=copy.is_run)
+            except UserError as error:
+                kept = f"the run is kept in {copy.path}, and the same command sends it again"
+                raise UserError(f"{error}; {kept}") from error
+            copy.remove()
+
+        try:
+            yield copy.path, publish_or_warn
+        except BaseException:
+            try:
+                end()
+            except UserError as error:  # what ended the run is raised, and this said besides
+                print(f"warning: {error}", file=sys.stderr)
+            raise
+        end()
+
+
+def readable(workdir: Path | str) -> Path:
+    """A local folder with what a trained run's commands read: of a remote one a copy, in the user's cache.
+
+    It has neither event files nor evaluations, and of the checkpoints that are whole the newest and the best.
+
+    Raises:
+        MissingFileError: there is no such workdir.
+        UserError: the store cannot be reached or does not let us read.
+    """
+    if not is_remote(workdir):
+        return Path(workdir)
+    url = str(workdir).rstrip("/")
+    return local(url, lambda files: _needed(url, files))
+
+
+@contextlib.contextmanager
+def borrowed(workdir: Path | str) -> Iterator[Path]:
+    """A local folder with what a trained run's commands read, to which files may be added that are sent at the end.
+
+    Args:
+        workdir: local or remote.
+
+    Raises:
+        UserError: as `readable`; or the store does not let us write, and the message says where the files are.
+    """
+    if not is_remote(workdir):
+        yield Path(workdir)
+        return
+    url = str(workdir).rstrip("/")
+    source = readable(url)
+    folder = Path(tempfile.mkdtemp(prefix="tfbigmodel-"), source.name)
+    try:
+        # Every writer replaces files in one step, so that the cache's are not touched.
+        shutil.copytree(source, folder, copy_function=_link_or_copy)
+        before = _stamps(folder)
+        yield folder
+        changed = [name for name, stamp in _stamps(folder).items() if before.get(name) != stamp]
+        send(folder, changed, url)
+    finally:
+        shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def only_writer(url: str) -> Iterator[None]:
+    """Keeps other processes that ask for the same from writing to a remote folder; it leaves nothing there.
+
+    Raises:
+        UserError: another process writes there, or the store cannot be reached or does not let us write.
+    """
+    with _Writer(url, uuid.uuid4().hex, _BEAT_SECONDS, _STALE_SECONDS) as writer:
+        try:
+            yield
+            writer.check()
+        finally:
+            writer.release(keep=False)
+
+
+def _needed(url: str, files: dict[str, str]) -> dict[str, str]:
+    """Of a workdir's files those that `readable` fetches."""
+    _check_is_workdir(url, files)
+    steps = sorted({match[1] for name in files if (match := _STEP.match(name))})
+    whole = [step for step in steps if f"checkpoints/{step}/manifest.json" in files]
+    rated = []
+    for step in whole:
+        with contextlib.suppress(ValueError, AttributeError, MissingFileError):  # damaged, or pruned meanwhile
+            monitor = json.loads(read_bytes(join(url, f"checkpoints/{step}/state.json"))).get("monitor")
+            rated += [(monitor, step)] if isinstance(monitor, float) else []
+    kept = {*whole[-1:], *(step for _, step in sorted(rated)[:1])}
+    return {
+        name: version
+        for name, version in files.items()
+        if not name.startswith(("tensorboard/", "evaluation/", "checkpoints/damaged-")) and name != WRITER
+        if not (match := _STEP.match(name)) or match[1] in kept
+    }
+
+
+def _check_is_workdir(url: str, files: dict[str, str]) -> None:
+    # Nothing is fetched from, let alone written to, what may be a folder of data.
+    if files.keys() - {WRITER} and "config.yaml" not in files:
+        raise UserError(f"{url} holds other files and is no workdir; choose an empty or a new --workdir")
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk
+        shutil.copy2(source, target)
+
+
+def _stamps(folder: Path) -> dict[str, list[int]]:
+    """Every file of a run → what changes when it is written; without locks, and what is not whole yet."""
+    stamps = {}
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if TEMPORARY_MARK not in name]
+        for name in names:
+            if TEMPORARY_MARK in name or name == ".lock":
+                continue
+            with contextlib.suppress(FileNotFoundError):  # replaced meanwhile: the next look finds it
+                status = os.stat(os.path.join(parent, name))
+                relative = Path(parent, name).relative_to(folder).as_posix()
+                stamps[relative] = [status.st_size, status.st_mtime_ns, status.st_ino]
+    return stamps
+
+
+class _Copy:
+    """The local copy of a remote workdir, and what is known to be in the store.
+
+    Attributes:
+        path: the copy, in a folder of its own in the user's cache.
+        owner: marks what was written to the store from this copy.
+    """
+
+    def __init__(self, url: str, place: Path) -> None:
+        self._url, self._record = url, place / "sent.json"
+        self.path = place / url.rpartition("/")[2]
+        self._sent: dict[str, list[int]] = {}
+        self._remote: set[str] = set()
+        self._turn = threading.Lock()  # the saver's thread publishes, and the main one at the end
+        self.owner = uuid.uuid4().hex
+        if self._record.is_file():
+            record = read_json(self._record)
+            self.owner, self._sent = record["owner"], record["sent"]
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run has begun in it."""
+        return (self.path / "config.yaml").is_file()
+
+    def begin(self, last_writer: str | None) -> None:
+        """Makes the copy what the store has; one that nobody has written to since is ahead of it, and stays."""
+        files = {name: version for name, version in listing(self._url).items() if name != WRITER}
+        self._remote = set(files)
+        if last_writer != self.owner or not self.path.is_dir():
+            if self.path.is_dir() and _stamps(self.path) != self._sent:
+                aside = self.path.with_name(f"{self.path.name}-unsent-{uuid.uuid4().hex[:8]}")
+                os.rename(self.path, aside)
+                print(
+                    f"warning: {self._url} was written by another process since; what was not sent is in {aside}",
+                    file=sys.stderr,
+                )
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.path.mkdir(parents=True)
+            fetch(self._url, files, self.path)
+            self._sent = _stamps(self.path)
+        self._note()
+
+    def publish(self) -> None:
+        """Sends what has changed, manifests last; then removes from the store what is gone."""
+        with self._turn:
+            now = _stamps(self.path)
+            send(self.path, [name for name, stamp in now.items() if self._sent.get(name) != stamp], self._url)
+            self._sent = now
+            self._note()
+            remove(self._url, self._remote - now.keys())
+            self._remote = set(now)
+
+    def remove(self) -> None:
+        """Removes the copy, all of which is in the store."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._record.unlink(missing_ok=True)
+
+    def _note(self) -> None:
+        write_json(self._record, {"url": self._url, "owner": self.owner, "sent": self._sent})
+
+
+@contextlib.contextmanager
+def _local_copy(url: str) -> Iterator[_Copy]:
+    place = Path(absolute(user_cache("runs") / key_of(url)))
+    lock = contextlib.ExitStack()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        lock.enter_context(locked_file(place / ".lock"))
+    except UserError as error:
+        raise UserError(str(error).replace(str(place), url)) from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write {place}: {error.strerror}; set XDG_CACHE_HOME to a folder of your own"
+        ) from error
+    with lock:
+        yield _Copy(url, place)
+
+
+class _Writer:
+    """The right to write a remote workdir, from the beginning of a block until it is released.
+
+    Attributes:
+        before: the mark of who had it last; None if nobody.
+    """
+
+    def __init__(self, url: str, owner: str, beat_seconds: float, stale_seconds: float) -> None:
+        self._place = join(url, WRITER)
+        self._url, self._beat_seconds, self._stale_seconds = url, beat_seconds, stale_seconds
+        self._mine: dict[str, Any] = {
+            "owner": owner,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "beats": 0,
+            "released": False,
+        }
+        self._stop = threading.Event()
+        self._lost_to = ""
+        self._thread = threading.Thread(target=self._run, name="workdir-writer", daemon=True)
+        self.before: str | None = None
+
+    def __enter__(self) -> _Writer:
+        held = self._read()
+        if held is None and self._write(create=True):
+            self._thread.start()
+            return self
+        held = held or self._read() or self._mine
+        if not held["released"] and held["owner"] != self._mine["owner"]:
+            held = self._watched(held)
+        self.before = held["owner"]
+        self._write()
+        # Two may have found it free at once: it is the later one's.
+        time.sleep(min(1.0, self._beat_seconds / 4))
+        self._refuse_other()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raises UserError when another process has taken the workdir over."""
+        if self._lost_to:
+            raise UserError(f"{self._url} was taken over by {self._lost_to}, since this process did not answer in time")
+
+    def release(self, keep: bool) -> None:
+        """Lets the next process write at once.
+
+        Args:
+            keep: leave the mark of who wrote last; otherwise nothing is left in the store.
+        """
+        self._stop.set()
+        self._thread.join()
+        self._mine["released"] = True
+        if keep:
+            self._write()
+        else:
+            remove(self._url, [WRITER])
+
+    def _watched(self, held: dict[str, Any]) -> dict[str, Any]:
+        """Waits until another process's sign of life is stale, or released."""
+        end = time.monotonic() + self._stale_seconds
+        print(
+            f"{self._url} is marked as written by {_named(held)}; looking whether that goes on, for "
+            f"{self._stale_seconds:.0f} seconds",
+            file=sys.stderr,
+        )
+        while time.monotonic() < end:
+            time.sleep(min(1.0, self._beat_seconds / 4))
+            now = self._read()
+            if now is None or now["released"]:
+                return now or held
+            if now != held:
+                raise UserError(f"{self._url} is written by {_named(now)}; wait for it or use another --workdir")
+        return held
+
+    def _refuse_other(self) -> None:
+        now = self._read()
+        if now is not None and now["owner"] != self._mine["owner"]:
+            raise UserError(f"{self._url} is written by {_named(now)}; wait for it or use another --workdir")
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._beat_seconds):
+            try:
+                now = self._read()
+                if now is not None and now["owner"] != self._mine["owner"]:
+                    self._lost_to = _named(now)
+                    return
+                self._mine["beats"] += 1
+                self._write()
+            except UserError:
+                continue  # the network; publishing tells of it
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            value = json.loads(read_bytes(self._place))
+            return {**self._mine, "owner": "", "host": "?", "pid": "?", **value}
+        except MissingFileError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{self._place} is damaged: {error}; remove it if no process writes there") from error
+
+    def _write(self, create: bool = False) -> bool:
+        return write_bytes(self._place, json.dumps(self._mine).encode(), create)
+
+
+def _named(writer: dict[str, Any]) -> str:
+    return f"process {writer['pid']} on {writer['host']}"
