@@ -14,8 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
-# What Keras itself sets.
-_OF_KERAS = {"_model", "model", "params", "validation_data"}
+# What Keras itself sets; of `min_delta` it turns the sign at the first use, and would turn it once more.
+_OF_KERAS = {"_model", "model", "params", "validation_data", "min_delta"}
 _PLAIN = (bool, int, float, str, type(None))
 
 
