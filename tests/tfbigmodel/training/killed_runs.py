@@ -1,4 +1,4 @@
-"""Trains a run that is killed by SIGKILL again and again, until it is finished: `killed_runs.py CONFIG WORKDIR KILLS SEED`.
+"""Trains a run that SIGKILL ends again and again, until it is finished: `killed_runs.py CONFIG WORKDIR KILLS SEED`.
 
 Prints a line of JSON for each start: the update at which it was to be killed, and how the process ended. The children
 are forked, so that TensorFlow is imported once and started anew in each. Without kills it trains the run once.
