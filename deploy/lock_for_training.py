@@ -2,8 +2,8 @@
 
     python deploy/lock_for_training.py . cpu|gpu [extra …] > training.lock
 
-Extras are those of pyproject.toml. No tests, linters or server. Runs in the image's build, where nothing is installed yet,
-so it needs Python alone.
+Extras are those of pyproject.toml. No tests, linters or server. Runs in the image's build, where nothing is installed
+yet, so it needs Python alone.
 """
 
 from __future__ import annotations
