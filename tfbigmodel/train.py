@@ -49,7 +49,7 @@ def train(
 
     Args:
         config: the run's configuration.
-        workdir: the folder that holds the whole state of the run.
+        workdir: the folder that holds the whole state of the run, local or remote.
         callbacks: ordinary Keras callbacks; batch hooks are called once per execution.
         progress: print what happens, with Keras' progress bar.
 
@@ -69,6 +69,7 @@ def train(
     """
     from pipelines.data_service.watch import service_watched
     from tfbigmodel.config import resolve
+    from tfbigmodel.mirror import mirrored, readable
     from tfbigmodel.model import fill_in_preset
     from tfbigmodel.training.cluster import cluster_of_environment
     from tfbigmodel.training.distribution import agree, is_chief, make_strategy, resource_errors_told
@@ -77,7 +78,6 @@ def train(
     from tfbigmodel.workdir import Workdir, locked, prepare
 
     config = fill_in_preset(resolve(config))  # it may have been made in Python
-    directory = Workdir(Path(workdir))
     cluster = cluster_of_environment(config.training.strategy)
     tell = say if progress and (cluster is None or cluster.is_chief) else lambda text: None
     with (
@@ -88,18 +88,21 @@ def train(
         strategy = make_strategy(config.training)
         if not is_chief(strategy):
             agree(strategy, 0)  # until the chief has prepared the workdir
+            directory = Workdir(readable(workdir), str(workdir))
             return _run(config, directory, strategy, callbacks, tell, progress=False)
-        with locked(directory):
+        with mirrored(workdir) as (path, publish), locked(Workdir(path, str(workdir))):
+            directory = Workdir(path, str(workdir))
             prepare(directory, config)
+            publish()
             agree(strategy, 0)
-            return _run(config, directory, strategy, callbacks, tell, progress and sys.stdout.isatty())
+            return _run(config, directory, strategy, callbacks, tell, progress and sys.stdout.isatty(), publish)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; see `python -m tfbigmodel.train --help`."""
     parser = make_parser("tfbigmodel.train", "Train a model from one YAML file, or go on with a run.", _EPILOG)
     parser.add_argument("--config", required=True, help="the configuration, a YAML file")
-    parser.add_argument("--workdir", required=True, help="the folder for everything the run writes; made if missing")
+    parser.add_argument("--workdir", required=True, help="the folder, local or remote, for all that the run writes")
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
         help="change a value of the configuration, such as training.epochs=3; may be repeated",
@@ -136,6 +139,7 @@ def _run(
     callbacks: Sequence[keras.callbacks.Callback],
     tell: Callable[[str], None],
     progress: bool,
+    publish: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     import keras
 
@@ -172,7 +176,7 @@ def _run(
     measured = {split for split, count in data.info.counts.items() if count} <= workdir.metrics().keys()
     if agree(strategy, int(finished and measured))[0]:
         reason = f"{state.stopped} ended it" if state.stopped else "raise training.epochs to train on"
-        tell(f"{workdir.path} is finished: {state.epoch} epochs, {state.updates} updates; {reason}")
+        tell(f"{workdir} is finished: {state.epoch} epochs, {state.updates} updates; {reason}")
         return workdir.metrics() if chief else {}
     tensorboard = None
     if chief:
@@ -187,7 +191,7 @@ def _run(
             if image is not None:
                 tensorboard.image("inputs/augmented", image, 0, of_training=True)
     if state.updates:
-        tell(f"resuming {workdir.path} at epoch {state.epoch + 1}, update {state.updates}")
+        tell(f"resuming {workdir} at epoch {state.epoch + 1}, update {state.updates}")
     tell(_headline(config, data, model, strategy, rule))
     if data.info.text is not None and data.info.text.cleaning:
         tell(_cleaned(data.info.text.cleaning))
@@ -197,7 +201,7 @@ def _run(
         if not finished:
             fit(
                 model, optimizer, data, task, strategy, config, rule, state, workdir.checkpoints,
-                tensorboard, callbacks, progress, checkpoint,
+                tensorboard, callbacks, progress, checkpoint, publish,
             )  # fmt: skip
         metrics = _measure_splits(config, workdir, data, task, strategy, tensorboard, state.updates)
     finally:
