@@ -58,6 +58,7 @@ class StreamedData:
         splits: the examples of each split.
         mapper: from columns to raw features and labels.
         config: batch size, streams, windows, shuffling and its seed, augmentation.
+        bytes_per_example: in memory, about.
 
     Raises:
         UserError: there are fewer training examples than one batch needs, or streams do not divide the batch.
@@ -70,6 +71,7 @@ class StreamedData:
         splits: Mapping[Split, SplitFiles],
         mapper: Mapper,
         config: ShardsConfig,
+        bytes_per_example: float,
     ) -> None:
         train = splits["train"]
         if len(train.places) < config.batch_size:
@@ -93,6 +95,7 @@ class StreamedData:
         self._seed = config.shuffle_seed or 0
         self._by_length = config.shuffle and config.bucket_batches > 0
         self._augmentation = config.augmentation
+        self._bytes_per_example = bytes_per_example
         self._functions: dict[Any, Any] = {}
         self._evaluations: dict[tuple[Split, Shares], tf.data.Dataset] = {}
 
@@ -169,7 +172,7 @@ class StreamedData:
         def read(places: tf.Tensor) -> dict[str, tf.Tensor]:
             return self._mapper.features(files.reader.columns(files.reader.read(files.places.index(places))))
 
-        reading = ShardReading(read)
+        reading = ShardReading(read, len(files.places), self._bytes_per_example)
         places = np.arange(len(files.places))
         numeric = {self._mapper.input_of[name] for name in self._mapper.form.numeric}
         features = {

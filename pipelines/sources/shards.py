@@ -85,7 +85,7 @@ def load(config: ShardsConfig) -> Data:
     }
     as_indices = config.classes is not None and form.kinds[form.label] == "int"
     mapper = Mapper(form, _raw_inputs(preprocess, form), names, as_indices)
-    return StreamedData(info, preprocess, splits, mapper, config)
+    return StreamedData(info, preprocess, splits, mapper, config, found.bytes_per_example)
 
 
 def _files(config: ShardsConfig) -> dict[Split, FileSet]:
