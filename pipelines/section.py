@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from pipelines.remote import check_url, is_remote
+from pipelines.object_store import check_url
+from pipelines.remote import is_remote
 
 
 class Section(BaseModel):

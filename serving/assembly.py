@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from serving.errors import UsageError
 from serving.flags import ServerOptions
 from serving.model_config import ModelConfig, read_model_config_file, single_model
+from serving.object_store import RemoteError
+from serving.remote import check_readable
 
 if TYPE_CHECKING:
     from serving.batching.parameters import BatchingParameters
@@ -97,7 +99,12 @@ def read_models(options: ServerOptions) -> tuple[ModelConfig, ...]:
     else:
         raise UsageError("give --model_base_path=/abs/path (and --model_name), or --model_config_file=… (see --help)")
     for config in configs:
-        if not config.base_path.is_dir():
+        if config.url:
+            try:
+                check_readable(config.url)
+            except RemoteError as error:
+                raise UsageError(f"base path of model {config.name}: {error}") from None
+        elif not config.base_path.is_dir():
             what = "is not a directory" if config.base_path.exists() else "does not exist"
             raise UsageError(f"base path {config.base_path} of model {config.name} {what}")
     return configs

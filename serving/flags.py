@@ -34,7 +34,9 @@ class ServerOptions:
     grpc_socket_path: str = _flag("", "Listen for gRPC on this UNIX socket too.")
     grpc_channel_arguments: str = _flag("", "gRPC server arguments, e.g. grpc.max_connection_age_ms=2000,name=value.")
     model_name: str = _flag("default", "Name of the model (ignored with --model_config_file).")
-    model_base_path: str = _flag("", "Absolute directory with numbered version folders (ignored with a config file).")
+    model_base_path: str = _flag(
+        "", "Absolute directory (or gs://, s3://) of numbered version folders; ignored with a config file."
+    )
     model_config_file: str = _flag("", "Text ModelServerConfig with several models and their version policies.")
     model_config_file_poll_wait_seconds: float = _flag(0.0, "Seconds between looks at that file; 0 = read once.", 0)
     file_system_poll_wait_seconds: float = _flag(1.0, "Seconds between looks for new versions; 0 = only once.", 0)

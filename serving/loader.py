@@ -17,6 +17,8 @@ from typing import Any
 
 from serving.errors import Code, ServingError
 from serving.model_config import ModelConfig
+from serving.object_store import RemoteError
+from serving.remote import fetch_versions
 from serving.servable import Servable
 from serving.version_table import Entry, Failure, State, VersionStatus, VersionTable
 from serving.versions import fingerprint, versions_on_disk, wanted_versions
@@ -112,9 +114,12 @@ class Loader:
     def _look(self, config: ModelConfig) -> None:
         name = config.name
         try:
+            if config.url:
+                fetch_versions(config)
             directories = versions_on_disk(config.base_path)
-        except OSError as error:
-            self._complain(name, f"Could not find base path {config.base_path} for servable {name}: {error.strerror}")
+        except (OSError, RemoteError) as error:
+            reason = error.strerror if isinstance(error, OSError) and not config.url else error
+            self._complain(name, f"Could not find base path {config.place} for servable {name}: {reason}")
             return
         wanted = wanted_versions(config.policy, directories)
         self._complain(name, "" if wanted else _no_versions(config))
@@ -243,7 +248,9 @@ class Loader:
 
 
 def _no_versions(config: ModelConfig) -> str:
-    message = f"No versions of servable {config.name} found under base path {config.base_path}."
+    message = f"No versions of servable {config.name} found under base path {config.place}."
+    if config.url:
+        return f"{message} A version is there when its assets.extra/manifest.json is, as tfbigmodel.export writes it."
     if (config.base_path / "saved_model.pb").exists():
         return f"{message} It is itself a SavedModel: move it into a numbered folder, or give its parent as base path."
     return f"{message} Did you forget to name your leaf directory as a number (eg. '/1/')?"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from serving.errors import Code, ServingError, UsageError
+from serving.object_store import RemoteError, cache_folder, check_url, is_remote
 
 PLATFORM = "tensorflow"
 
@@ -30,10 +31,11 @@ class ModelConfig:
 
     Attributes:
         name: What requests call it.
-        base_path: The folder of its versions.
+        base_path: The folder of its versions; of a remote model the one that they are fetched to.
         policy: Which of them are wanted.
         labels: `{label: version}`.
         logging: Its `LoggingConfig` message, which says what requests are logged; None = none.
+        url: Of a remote model, such as `gs://bucket/models/dense`; empty = it is local.
     """
 
     name: str
@@ -41,6 +43,12 @@ class ModelConfig:
     policy: VersionPolicy = VersionPolicy()
     labels: Mapping[str, int] = field(default_factory=dict)
     logging: Any = None
+    url: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where its versions are, as the user gave it."""
+        return self.url or str(self.base_path)
 
 
 def single_model(name: str, base_path: str) -> ModelConfig:
@@ -51,6 +59,12 @@ def single_model(name: str, base_path: str) -> ModelConfig:
     """
     if not name:
         raise UsageError("--model_name must not be empty")
+    if is_remote(base_path):
+        try:
+            url = check_url(base_path)
+        except RemoteError as error:
+            raise UsageError(f"--model_base_path: {error}") from None
+        return ModelConfig(name, cache_folder(name, url, VersionPolicy()), url=url)
     path = Path(base_path)
     if not path.is_absolute():
         raise UsageError(f"Expected model {name} to have an absolute path or URI; got base_path()={base_path}")
@@ -126,11 +140,12 @@ def list_models(config_list: Any, before: Mapping[str, ModelConfig] | None = Non
             raise _invalid(f"Illegal to list model {config.name} multiple times in config list")
         names.add(config.name)
     for config in config_list.config:
-        if "://" in config.base_path:
-            raise _invalid(
-                f"model {config.name}: base_path {config.base_path} is a URI; only local directories are served"
-            )
-        if not Path(config.base_path).is_absolute():
+        if is_remote(config.base_path):
+            try:
+                check_url(config.base_path)
+            except RemoteError as error:
+                raise _invalid(f"model {config.name}: {error}") from None
+        elif not Path(config.base_path).is_absolute():
             raise _invalid(
                 f"Expected model {config.name} to have an absolute path or URI; got base_path()={config.base_path}"
             )
@@ -144,15 +159,18 @@ def list_models(config_list: Any, before: Mapping[str, ModelConfig] | None = Non
                 f"and new platform requested is {platform}"
             )
         raise _invalid(f"Model {config.name} requests unsupported platform {platform}")
-    return tuple(
-        ModelConfig(
-            config.name,
-            Path(config.base_path),
-            _policy(config),
-            dict(config.version_labels),
-            config.logging_config if config.HasField("logging_config") else None,
-        )
-        for config in config_list.config
+    return tuple(_model(config) for config in config_list.config)
+
+
+def _model(config: Any) -> ModelConfig:
+    policy, url = _policy(config), config.base_path.rstrip("/") if is_remote(config.base_path) else ""
+    return ModelConfig(
+        config.name,
+        cache_folder(config.name, url, policy) if url else Path(config.base_path),
+        policy,
+        dict(config.version_labels),
+        config.logging_config if config.HasField("logging_config") else None,
+        url,
     )
 
 

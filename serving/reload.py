@@ -10,6 +10,8 @@ from typing import Any
 from serving.errors import Code, ServingError, UsageError
 from serving.manager import Manager
 from serving.model_config import list_models, read_model_config_file
+from serving.object_store import RemoteError
+from serving.remote import check_readable
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +53,20 @@ def reload_config(
     for config in configs:
         # TensorFlow Serving would wait for the directory to appear, and the client would never hear why.
         known = config.name in before and before[config.name].base_path == config.base_path
-        if not known and not config.base_path.is_dir():
-            raise ServingError(
-                Code.INVALID_ARGUMENT, f"Could not find base path {config.base_path} for servable {config.name}"
-            )
+        if known:
+            continue
+        reason = ""
+        if config.url:
+            try:
+                check_readable(config.url)
+                continue
+            except RemoteError as error:
+                reason = f": {error}"
+        elif config.base_path.is_dir():
+            continue
+        raise ServingError(
+            Code.INVALID_ARGUMENT, f"Could not find base path {config.place} for servable {config.name}{reason}"
+        )
     manager.wait_for(manager.apply(configs), timeout, gone)
     response = model_management_pb2.ReloadConfigResponse()
     response.status.SetInParent()  # present, and OK

@@ -25,10 +25,15 @@ def versions_on_disk(base_path: Path) -> dict[int, Path]:
     """
     versions: dict[int, Path] = {}
     for child in sorted(base_path.iterdir()):
-        # isdigit alone also accepts digits of other scripts.
-        if child.name.isascii() and child.name.isdigit() and int(child.name) <= _MAX_VERSION and child.is_dir():
+        if is_version(child.name) and child.is_dir():
             versions.setdefault(int(child.name), child)
     return versions
+
+
+def is_version(name: str) -> bool:
+    """Whether a directory's name is a version's: a decimal number that fits the wire."""
+    # isdigit alone also accepts digits of other scripts.
+    return name.isascii() and name.isdigit() and int(name) <= _MAX_VERSION
 
 
 def wanted_versions(policy: VersionPolicy, available: Iterable[int]) -> list[int]:

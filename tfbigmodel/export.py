@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UserError
-from pipelines.remote import check_url, is_remote, join, listing, upload
+from pipelines.object_store import check_url, listing
+from pipelines.remote import is_remote, join, upload
 from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
 from tfbigmodel.mirror import only_writer, readable
 from tfbigmodel.workdir import Workdir

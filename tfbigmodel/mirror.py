@@ -26,19 +26,8 @@ from typing import Any
 
 from pipelines.errors import MissingFileError, UserError
 from pipelines.files import TEMPORARY_MARK, locked_file, read_json, user_cache, write_json
-from pipelines.remote import (
-    absolute,
-    fetch,
-    is_remote,
-    join,
-    key_of,
-    listing,
-    local,
-    read_bytes,
-    remove,
-    send,
-    write_bytes,
-)
+from pipelines.object_store import fetch, listing, read_bytes, remove, send, write_bytes
+from pipelines.remote import absolute, is_remote, join, key_of, local
 
 WRITER = ".writer.json"
 """The object that says who writes a remote workdir."""

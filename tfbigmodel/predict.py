@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
-from pipelines.remote import is_remote, join, listing, write_text_to
+from pipelines.object_store import listing
+from pipelines.remote import is_remote, join, write_text_to
 from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
 from tfbigmodel.mirror import readable
 from tfbigmodel.workdir import Workdir

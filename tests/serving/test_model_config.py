@@ -54,8 +54,8 @@ A = "config { name: 'a' base_path: '/a' model_platform: 'tensorflow' }"
             "Model a requests unsupported platform pytorch",
         ),
         (
-            A.replace("'/a'", "'gs://bucket/a'"),
-            "model a: base_path gs://bucket/a is a URI; only local directories are served",
+            A.replace("'/a'", "'ftp://host/a'"),
+            "model a: ftp://host/a: expected an absolute path, gs:// or s3://",
         ),
         (
             A.replace("}", "model_type: TENSORFLOW }"),
