@@ -29,16 +29,28 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 if TYPE_CHECKING:
     from tfbigmodel.config import load_config
+    from tfbigmodel.cost.estimate import estimate
     from tfbigmodel.evaluate import evaluate
     from tfbigmodel.export import export
     from tfbigmodel.model import build_model, load_data, load_model
     from tfbigmodel.predict import predict
     from tfbigmodel.train import train
 
-__all__ = ["build_model", "evaluate", "export", "load_config", "load_data", "load_model", "predict", "train"]
+__all__ = [
+    "build_model",
+    "estimate",
+    "evaluate",
+    "export",
+    "load_config",
+    "load_data",
+    "load_model",
+    "predict",
+    "train",
+]
 
 _HOMES = {
     "build_model": "tfbigmodel.model",
+    "estimate": "tfbigmodel.cost.estimate",
     "evaluate": "tfbigmodel.evaluate",
     "export": "tfbigmodel.export",
     "load_config": "tfbigmodel.config",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +31,7 @@ def evaluate(
     input_file: Path | str | None = None,
     threshold: float | Literal["auto"] | None = None,
     data_dir: Path | str | None = None,
+    limit: Callable[[Data], Data] | None = None,
 ) -> dict[str, Any]:
     """Measures a trained run, and writes what it found to the workdir.
 
@@ -41,6 +42,7 @@ def evaluate(
         threshold: the decision threshold for two classes; `auto` is the one with the best F1 on the validation split;
             the configuration's where None.
         data_dir: where the run's data is now, if it has moved.
+        limit: what the run was trained with (see `tfbigmodel.train`).
 
     Returns:
         `{"name": …, "metrics": {…}, "baselines": {…}, "worst_errors": […]}`. The metrics are also in metrics.json,
@@ -55,7 +57,7 @@ def evaluate(
         0.9777
     """
     with borrowed(workdir) as path:
-        return _evaluated(Workdir(path, str(workdir)), split, input_file, threshold, data_dir)
+        return _evaluated(Workdir(path, str(workdir)), split, input_file, threshold, data_dir, limit)
 
 
 def _evaluated(
@@ -64,6 +66,7 @@ def _evaluated(
     input_file: Path | str | None,
     threshold: float | Literal["auto"] | None,
     data_dir: Path | str | None,
+    limit: Callable[[Data], Data] | None,
 ) -> dict[str, Any]:
     from pipelines.files import write_json
     from tfbigmodel.evaluation.report import write_html_report
@@ -71,7 +74,7 @@ def _evaluated(
 
     config, info = run.config(), run.info()
     try:
-        data = _load_data(config, run, data_dir)
+        data = _load_data(config, run, data_dir, limit)
     except MissingFileError:
         if input_file is None or threshold == "auto":
             raise
@@ -196,7 +199,9 @@ def _parse_threshold(text: str | None) -> float | Literal["auto"] | None:
     return value
 
 
-def _load_data(config: RunConfig, run: Workdir, data_dir: Path | str | None) -> Data:
+def _load_data(
+    config: RunConfig, run: Workdir, data_dir: Path | str | None, limit: Callable[[Data], Data] | None
+) -> Data:
     from tfbigmodel.model import load_data
     from tfbigmodel.workdir import check_fingerprint, with_kept_vocabulary
 
@@ -204,6 +209,7 @@ def _load_data(config: RunConfig, run: Workdir, data_dir: Path | str | None) -> 
         moved = config.data.model_copy(update={"data_dir": absolute(data_dir)})
         config = config.model_copy(update={"data": moved})
     data = load_data(with_kept_vocabulary(config, run))
+    data = data if limit is None else limit(data)
     check_fingerprint(run, data.info)
     return data
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _EPILOG = """examples:
   python -m tfbigmodel.train --config configs/dense.yaml --workdir runs/dense
   python -m tfbigmodel.train --config configs/dense.yaml --workdir runs/wide --set model.hidden_units=[512,256]
+  python -m tfbigmodel.train --config configs/dense.yaml --dry_run
+  python -m tfbigmodel.train --config configs/dense.yaml --fast_dev_run
 
 The same command goes on where a killed or stopped run was. TensorBoard: tensorboard --logdir runs
 """
@@ -44,6 +46,7 @@ def train(
     workdir: Path | str,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     progress: bool = False,
+    limit: Callable[[Data], Data] | None = None,
 ) -> dict[str, Any]:
     """Trains a model, or goes on with a run that was killed, and measures it on each split.
 
@@ -52,6 +55,7 @@ def train(
         workdir: the folder that holds the whole state of the run, local or remote.
         callbacks: ordinary Keras callbacks; batch hooks are called once per execution.
         progress: print what happens, with Keras' progress bar.
+        limit: makes of the data what is used of it; all where None (see `tfbigmodel.cost.limited`).
 
     Returns:
         What metrics.json holds: `{"train": {…}, "validation": {…}, "test": {…}}`; an empty dictionary on the workers
@@ -89,31 +93,41 @@ def train(
         if not is_chief(strategy):
             agree(strategy, 0)  # until the chief has prepared the workdir
             directory = Workdir(readable(workdir), str(workdir))
-            return _run(config, directory, strategy, callbacks, tell, progress=False)
+            return _run(config, directory, strategy, callbacks, tell, False, limit=limit)
         with mirrored(workdir) as (path, publish), locked(Workdir(path, str(workdir))):
             directory = Workdir(path, str(workdir))
             prepare(directory, config)
             publish()
             agree(strategy, 0)
-            return _run(config, directory, strategy, callbacks, tell, progress and sys.stdout.isatty(), publish)
+            return _run(config, directory, strategy, callbacks, tell, progress and sys.stdout.isatty(), publish, limit)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; see `python -m tfbigmodel.train --help`."""
     parser = make_parser("tfbigmodel.train", "Train a model from one YAML file, or go on with a run.", _EPILOG)
     parser.add_argument("--config", required=True, help="the configuration, a YAML file")
-    parser.add_argument("--workdir", required=True, help="the folder, local or remote, for all that the run writes")
+    parser.add_argument("--workdir", help="the folder, local or remote, for all that the run writes")
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
         help="change a value of the configuration, such as training.epochs=3; may be repeated",
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.add_argument(
+        "--dry_run", action="store_true",
+        help="write nothing; tell parameters, operations, memory and time, from the graph and two real updates",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="with --dry_run: print it as JSON")
+    parser.add_argument(
+        "--fast_dev_run", type=int, nargs="?", const=2, metavar="N",
+        help="all that a run does, from data to an export, on N batches (default: 2) in a temporary folder",
+    )  # fmt: skip
     return run_command(parser, _act, argv)
 
 
 def _act(arguments: argparse.Namespace) -> int:
     from tfbigmodel.config import load_config
 
+    _check_together(arguments)
     config = load_config(arguments.config, arguments.overrides)
     import_tensorflow()
 
@@ -121,7 +135,16 @@ def _act(arguments: argparse.Namespace) -> int:
     from tfbigmodel.training.signals import Interrupted
 
     try:
-        train(config, arguments.workdir, progress=not arguments.quiet)
+        if arguments.dry_run:
+            from tfbigmodel.cost.estimate import dry_run
+
+            dry_run(config, arguments.json, arguments.quiet)
+        elif arguments.fast_dev_run is not None:
+            from tfbigmodel.cost.fast_run import fast_dev_run
+
+            fast_dev_run(config, arguments.fast_dev_run, arguments.quiet)
+        else:
+            train(config, arguments.workdir, progress=not arguments.quiet)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signal_number
@@ -132,6 +155,18 @@ def _act(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_together(arguments: argparse.Namespace) -> None:
+    if arguments.dry_run and arguments.fast_dev_run is not None:
+        raise UserError("--dry_run counts and measures, --fast_dev_run runs all of it on a few batches; choose one")
+    if arguments.json and not arguments.dry_run:
+        raise UserError("--json goes with --dry_run; a run's metrics are in its workdir's metrics.json")
+    if arguments.fast_dev_run is not None and arguments.fast_dev_run < 1:
+        raise UserError(f"--fast_dev_run: expected a number of batches from 1 on, received {arguments.fast_dev_run}")
+    if arguments.workdir is None and not arguments.dry_run and arguments.fast_dev_run is None:
+        raise UserError("--workdir is missing: the folder for all that the run writes; --dry_run and --fast_dev_run "
+                        "need none")  # fmt: skip
+
+
 def _run(
     config: RunConfig,
     workdir: Workdir,
@@ -140,6 +175,7 @@ def _run(
     tell: Callable[[str], None],
     progress: bool,
     publish: Callable[[], None] | None = None,
+    limit: Callable[[Data], Data] | None = None,
 ) -> dict[str, Any]:
     import keras
 
@@ -155,6 +191,7 @@ def _run(
 
     chief = is_chief(strategy)
     data = load_data(with_kept_vocabulary(config, workdir))
+    data = data if limit is None else limit(data)
     task = make_task(config, data.info)  # which checks that the chapter can learn from such data
     if len(set(agree(strategy, _digest(config, data.info)))) > 1:
         raise UserError("the workers have different configurations or data; give all of them the same")
