@@ -55,7 +55,7 @@ def run_workers(command: Sequence[str], workers: int, restarts: int = 0, grace_s
     """
     environments = _shares(workers)
     while True:
-        addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
+        addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
         if "--quiet" not in command:
             say(f"{workers} worker{'s' if workers > 1 else ''} at {', '.join(addresses)}")
         for index, environment in enumerate(environments):
@@ -128,6 +128,8 @@ class _Worker:
         code = self.process.returncode
         if code == USER_ERROR:
             next_step = "mend what it says above, and start again"
+        elif code > 0 and code not in (WORKER_GONE, *_STOPPED):
+            next_step = f"what it says above is why; {next_step}"
         if code >= 0:
             return f"worker {self.index} ended with exit code {code}; {next_step}"
         why = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
@@ -162,7 +164,7 @@ def _wait(workers: Sequence[_Worker], caught: Sequence[int], grace_seconds: floa
         time.sleep(_POLL_SECONDS)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Free ports, the chief's with a free one for the heartbeats."""
     ports: list[int] = []
     candidates = iter(random.sample(_PORTS, len(_PORTS)))

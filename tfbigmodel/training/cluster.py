@@ -55,9 +55,7 @@ def read_cluster(text: str) -> Cluster:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{VARIABLE} is not of the form {_EXAMPLE}; received {text}") from error
     if malformed:
-        raise UserError(
-            f"{VARIABLE} is not of the form {_EXAMPLE}: every list of addresses is complete; received {text}"
-        )
+        raise UserError(f"{VARIABLE} is not of the form {_EXAMPLE}, with whole lists of addresses; received {text}")
     if not jobs.keys() <= {"chief", "worker"} or kind not in ("chief", "worker"):
         other = next(iter(sorted(jobs.keys() - {"chief", "worker"})), kind)
         raise UserError(

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -161,18 +161,18 @@ def summed(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
     sums = np.empty_like(flat)
     for start in range(0, len(flat), _PIECE):
         piece = flat[start : start + _PIECE]
-        # A function is traced for each length: a few lengths serve all arrays.
+        # A function is traced for each length, and a few lengths serve all arrays.
         padded = np.zeros(1 << (len(piece) - 1).bit_length(), values.dtype)
         padded[: len(piece)] = piece
-        sums[start : start + len(piece)] = _exchange(strategy)(tf.constant(padded)).numpy()[: len(piece)]
+        sums[start : start + len(piece)] = _exchange(strategy, len(padded), values.dtype)(padded).numpy()[: len(piece)]
     return sums.reshape(values.shape)
 
 
 @functools.cache
-def _exchange(strategy: tf.distribute.Strategy) -> tf.types.experimental.PolymorphicFunction:
+def _exchange(strategy: tf.distribute.Strategy, length: int, dtype: np.dtype) -> Callable[[np.ndarray], tf.Tensor]:
     local_replicas = strategy.num_replicas_in_sync // worker_index(strategy)[1]
 
-    @tf.function
+    @tf.function(input_signature=[tf.TensorSpec([length], dtype)])
     def exchange(values: tf.Tensor) -> tf.Tensor:
         def of_this_worker(values: tf.Tensor) -> tf.Tensor:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group

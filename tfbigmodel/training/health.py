@@ -18,6 +18,7 @@ from pipelines.errors import UserError
 from tfbigmodel.training.cluster import WORKER_GONE, Cluster, split_address
 from tfbigmodel.training.config import WorkersConfig
 from tfbigmodel.training.heartbeat import Chief, Follower, Loss
+from tfbigmodel.training.links import reason
 
 # How long a worker may take to end by itself once another is known to be gone: its main thread may hang in a
 # collective operation, which nothing but the end of the process ends.
@@ -173,7 +174,7 @@ def watched(
     except together:
         raise
     except BaseException as error:
-        farewell = {"failed": _reason(error), "code": _code(error)}
+        farewell = {"failed": _told(error), "code": _code(error)}
         loss = peers.lost()
         # What follows from another's end, such as an aborted operation, is told as that.
         if loss is not None and isinstance(error, Exception) and not isinstance(error, UserError):
@@ -191,12 +192,12 @@ def _check_own_port(cluster: Cluster) -> None:
         socket.create_server(("", port)).close()
     except OSError as error:
         raise UserError(
-            f"{cluster.names[cluster.index]}: port {port} cannot be used here: {error.strerror or error}; end what "
+            f"{cluster.names[cluster.index]}: port {port} cannot be used here: {reason(error)}; end what "
             "is there, or give this worker another port"
         ) from error
 
 
-def _reason(error: BaseException) -> str:
+def _told(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 

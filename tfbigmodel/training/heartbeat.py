@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tfbigmodel.training.cluster import WORKER_GONE, Cluster
 from tfbigmodel.training.config import WorkersConfig
-from tfbigmodel.training.links import Link, health_address, listen
+from tfbigmodel.training.links import Link, health_address, listen, reason
 
 _TICK_SECONDS = 0.2
 _BEAT_SECONDS = 2.0
@@ -238,7 +238,7 @@ class Follower:
         try:
             connection = socket.create_connection((host, port), _CONNECT_SECONDS)
         except OSError as error:  # it is not there yet, or its name is not known yet
-            self._problem = f"; {host}:{port}: {error.strerror or error}"
+            self._problem = f"; {host}:{port}: {reason(error)}"
             time.sleep(_RETRY_SECONDS)
             return None
         self._link = Link(connection, _TICK_SECONDS)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import socket
 import time
 from contextlib import suppress
@@ -25,7 +26,7 @@ def health_address(cluster: Cluster, settings: WorkersConfig) -> tuple[str, int]
     offset = f"training.workers.health_port_offset {settings.health_port_offset}"
     if health_port > 65535:
         raise UserError(
-            f"{offset}: the chief's port {port} and this make {health_port}, above 65535; choose a lower one"
+            f"{offset}: the chief's port {port} and this make {health_port}, above 65535; lower one of them"
         )
     if (host, health_port) in (split_address(address, "TF_CONFIG") for address in cluster.addresses):
         raise UserError(f"{offset}: {host}:{health_port} is a worker's own address; choose another")
@@ -61,9 +62,16 @@ def _server(host: str, port: int) -> socket.socket:
 
 def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
     return UserError(
-        f"cannot listen at {host}:{port} for the other workers' heartbeats: {error.strerror or error}; end what is "
+        f"cannot listen at {host}:{port} for the other workers' heartbeats: {reason(error)}; end what is "
         "there, or choose another training.workers.health_port_offset"
     )
+
+
+def reason(error: OSError) -> str:
+    """What is wrong, in the system's words, without what Python adds to them."""
+    if error.errno is None or isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 class Link:
