@@ -54,14 +54,24 @@ def measure(units: int = 1024, updates: int = 20) -> dict:
     Raises:
         RuntimeError: a worker failed.
     """
+    return run_workers([str(Path(__file__)), str(units), str(updates)])
+
+
+def run_workers(command: Sequence[str]) -> dict:
+    """Starts two workers, and returns what the first one prints last.
+
+    Raises:
+        RuntimeError: a worker failed.
+    """
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(WORKERS)]
     processes = []
     for index in range(WORKERS):
         place = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         environment = {**os.environ, "TF_CONFIG": json.dumps(place), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        command = [sys.executable, str(Path(__file__)), str(units), str(updates)]
         processes.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
         )
     try:
         outputs = [process.communicate(timeout=180) for process in processes]
@@ -102,28 +112,7 @@ def work(units: int, updates: int) -> dict:
 
     strategy = make_strategy(TrainingConfig(strategy="multi_worker"))  # before anything else uses TensorFlow
 
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
-    from tfbigmodel.tasks.classification import Classification
-    from tfbigmodel.training.loop import UpdateRule, make_train_steps
-
-    batch = 2 * WORKERS
-    with strategy.scope():
-        layers = [keras.layers.Dense(units, activation="relu", name=f"dense_{i}") for i in range(2)]
-        x = inputs = keras.Input((units,), name="x")
-        for layer in layers:
-            x = layer(x)
-        model = keras.Model({"x": inputs}, keras.layers.Dense(10, name="logits")(x))
-        optimizer = keras.optimizers.SGD(1e-3)
-    rule = UpdateRule(batch_size=batch)
-    train_steps = make_train_steps(model, optimizer, Classification(tuple("0123456789")), strategy, rule)
-    rng = np.random.default_rng(0)
-    example = ({"x": rng.normal(size=(2, units)).astype(np.float32)}, np.zeros(2, np.int32))
-    iterator = iter(
-        strategy.distribute_datasets_from_function(lambda _: tf.data.Dataset.from_tensors(example).repeat())
-    )
+    train_steps, iterator, gradients = training(strategy, units, num_layers=2, share=2)
     train_steps(iterator, 2)
     reduce = _reducer(strategy)
     reduce(1, 1)
@@ -138,8 +127,41 @@ def work(units: int, updates: int) -> dict:
         started = time.perf_counter()
         reduce(size // 4, repeats)
         seconds.append((size, (time.perf_counter() - started) / repeats))
-    gradients = 4 * sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     return {"gradients": gradients, "updates": updates, "bytes": per_update, "seconds": seconds}
+
+
+def training(strategy: Any, units: int, num_layers: int, share: int) -> tuple[Callable, Any, int]:
+    """The training loop with a model of equal dense layers, on one batch over and over.
+
+    Args:
+        strategy: of several workers.
+        units: width of the layers and of the examples.
+        num_layers: besides the last one.
+        share: examples of a worker in a batch.
+
+    Returns:
+        `train_steps`, its iterator, and the bytes of the gradients.
+    """
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from tfbigmodel.tasks.classification import Classification
+    from tfbigmodel.training.loop import UpdateRule, make_train_steps
+
+    with strategy.scope():
+        x = inputs = keras.Input((units,), name="x")
+        for index in range(num_layers):
+            x = keras.layers.Dense(units, activation="relu", name=f"dense_{index}")(x)
+        model = keras.Model({"x": inputs}, keras.layers.Dense(10, name="logits")(x))
+        optimizer = keras.optimizers.SGD(1e-3)
+    rule = UpdateRule(batch_size=share * strategy.num_replicas_in_sync)
+    train_steps = make_train_steps(model, optimizer, Classification(tuple("0123456789")), strategy, rule)
+    rng = np.random.default_rng(0)
+    batch = ({"x": rng.normal(size=(share, units)).astype(np.float32)}, np.zeros(share, np.int32))
+    batches = tf.data.Dataset.from_tensors(batch).repeat()
+    iterator = iter(strategy.distribute_datasets_from_function(lambda _: batches))
+    return train_steps, iterator, 4 * sum(int(np.prod(v.shape)) for v in model.trainable_variables)
 
 
 def _reducer(strategy: Any) -> Callable[[int, int], float]:
