@@ -33,6 +33,10 @@ _CONNECT_SECONDS, _READ_SECONDS = 5, 60
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
+class ChangedError(UserError):
+    """A remote file that is not what it was when it was listed."""
+
+
 def check_url(url: str) -> str:
     """The URL, if it names a place in a store that is known here; neither the network nor a library is needed.
 
@@ -82,7 +86,8 @@ def fetch(url: str, names: Mapping[str, str], folder: Path) -> None:
         folder: where they go, under the same names; for a file (`""`) the path itself.
 
     Raises:
-        UserError: the store cannot be reached or does not let us read, or a file was cut short.
+        ChangedError: a file is not as large as it was listed.
+        UserError: the store cannot be reached or does not let us read.
         OSError: the local disk is full.
     """
     targets = [str(Path(folder, name)) for name in names]
@@ -93,7 +98,7 @@ def fetch(url: str, names: Mapping[str, str], folder: Path) -> None:
             filesystem(url).get([object_path(url, name) for name in names], targets)
     for target, version in zip(targets, names.values(), strict=True):
         if os.path.getsize(target) != int(version.split()[0]):
-            raise UserError(f"{url}: {target} was cut short on its way; run again")
+            raise ChangedError(f"{url}: {os.path.basename(target)} was cut short on its way; run again")
 
 
 def send(folder: Path, names: Iterable[str], url: str) -> None:

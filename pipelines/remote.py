@@ -11,7 +11,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pipelines.errors import MissingFileError, UserError
@@ -24,7 +24,7 @@ from pipelines.files import (
     write_json,
     write_text,
 )
-from pipelines.object_store import bucket_of, fetch, filesystem, listing, remove, send, told, write_bytes
+from pipelines.object_store import ChangedError, bucket_of, fetch, filesystem, listing, remove, send, told, write_bytes
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _THREADS = 16
@@ -177,14 +177,10 @@ def _fetched(
             fetch(url, {name: version for name, version in files.items() if name not in known}, copy)
             write_json(temporary / "files.json", {"url": url, "files": files})
             if wanted(listing(url)) != files:
-                raise _ChangedError
-    except _ChangedError:
+                raise ChangedError(url)
+    except ChangedError:
         return False
     return True
-
-
-class _ChangedError(Exception):
-    """A remote folder is not what it was a moment ago."""
 
 
 def _linked(files: Mapping[str, str], place: Path, copy: Path) -> set[str]:
@@ -201,10 +197,14 @@ def _linked(files: Mapping[str, str], place: Path, copy: Path) -> set[str]:
 
 @contextmanager
 def _in_turn(folder: Path) -> Iterator[None]:
+    lock = ExitStack()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked_in_turn(folder / "lock"):
-            remove_temporaries(folder)
-            yield
-    except PermissionError as error:
-        raise UserError(f"no permission to write {folder}; set XDG_CACHE_HOME to a folder of your own") from error
+        lock.enter_context(locked_in_turn(folder / "lock"))
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder}: {error.strerror}; set XDG_CACHE_HOME to a folder of your own"
+        ) from error
+    with lock:
+        remove_temporaries(folder)
+        yield
