@@ -24,8 +24,6 @@ One dispatcher, and workers on as many machines as it takes to make batches in t
 passwords: whoever reaches the ports can have the workers read files and run operations. Keep them inside a network
 that you trust.
 """
-# A worker that is not yet known to the dispatcher is of no use: not being able to reach it so long ends the worker.
-_DISPATCHER_SECONDS = 60
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,12 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     worker.add_argument(
         "--host", help="the name or address that trainers reach this machine by; found out where it is not given"
     )
+    worker.add_argument(
+        "--timeout_seconds",
+        type=_seconds,
+        default=60.0,
+        help="how long to wait for the dispatcher, before giving up (60)",
+    )
     return run_command(parser, _act, argv)
 
 
 def _act(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
+    _check_free(arguments.port)
     import_tensorflow()
     server = _started(arguments)
     while server:
@@ -66,8 +71,9 @@ def _started(arguments: argparse.Namespace) -> Any:
     """Starts the server, which serves until nothing refers to it."""
     import tensorflow as tf
 
+    from pipelines.data_service.calls import dispatcher_answers
+
     service = tf.data.experimental.service
-    _check_free(arguments.port)
     if arguments.command == "dispatcher":
         folder = _made(arguments.work_dir) if arguments.work_dir else None
         server = service.DispatchServer(
@@ -76,22 +82,21 @@ def _started(arguments: argparse.Namespace) -> Any:
         say(f"dispatcher: ready on port {arguments.port}")
     else:
         _load_operations()
-        host = arguments.host or _own_address(arguments.dispatcher)
-        try:
-            server = service.WorkerServer(
-                service.WorkerConfig(
-                    dispatcher_address=arguments.dispatcher,
-                    worker_address=f"{host}:{arguments.port}",
-                    data_transfer_address=f"{host}:%dts_port%",
-                    port=arguments.port,
-                    dispatcher_timeout_ms=_DISPATCHER_SECONDS * 1000,
-                )
-            )
-        except tf.errors.OpError as error:
+        # TensorFlow itself would wait for it for an hour, and could not be interrupted.
+        if not dispatcher_answers(arguments.dispatcher, arguments.timeout_seconds):
             raise UserError(
-                f"no dispatcher answers at {arguments.dispatcher} within {_DISPATCHER_SECONDS} s; start it first: "
-                "python -m pipelines.data_service dispatcher"
-            ) from error
+                f"no dispatcher answers at {arguments.dispatcher} within {arguments.timeout_seconds:g} s; start it "
+                "first: python -m pipelines.data_service dispatcher"
+            )
+        host = arguments.host or _own_address(arguments.dispatcher)
+        server = service.WorkerServer(
+            service.WorkerConfig(
+                dispatcher_address=arguments.dispatcher,
+                worker_address=f"{host}:{arguments.port}",
+                data_transfer_address=f"{host}:%dts_port%",
+                port=arguments.port,
+            )
+        )
         say(f"worker: ready on {host}:{arguments.port}, for the dispatcher {arguments.dispatcher}")
     return server
 
@@ -135,17 +140,26 @@ def _own_address(dispatcher: str) -> str:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 < port < 65536:
-        raise ValueError
-    return port
+    if not (text.isdecimal() and 0 < int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"expected a port, 1 to 65535, received {text}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, received {text}")
+    return seconds
 
 
 def _host_and_port(text: str) -> str:
     address = text.removeprefix("grpc://")
     host, _, port = address.rpartition(":")
     if not host:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"expected host:port, received {text}")
     _port(port)
     return address
 

@@ -9,6 +9,7 @@ import grpc
 from pipelines.config import ServiceConfig
 from pipelines.errors import UserError
 
+_DISPATCHER = "/tensorflow.data.DispatcherService/"
 # A worker that makes batches with all its cores may take a while to say so.
 _WORKER_SECONDS = 3.0
 
@@ -42,13 +43,18 @@ def ready_workers(service: ServiceConfig) -> list[str]:
 
 def answering_workers(service: ServiceConfig, seconds: float) -> list[str] | None:
     """The workers that answer now; None where the dispatcher does not answer within so many seconds."""
-    listed = _call(dispatcher(service), "/tensorflow.data.DispatcherService/GetWorkers", seconds)
+    listed = _call(dispatcher(service), _DISPATCHER + "GetWorkers", seconds)
     if listed is None:
         return None
     # The dispatcher does not forget those that have gone.
     workers = _addresses(listed)
     with ThreadPoolExecutor(max(len(workers), 1)) as pool:
         return sorted(one for one, answers in zip(workers, pool.map(_answers, workers), strict=True) if answers)
+
+
+def dispatcher_answers(address: str, seconds: float) -> bool:
+    """Whether a dispatcher answers at `host:port` within so many seconds."""
+    return _call(address, _DISPATCHER + "GetVersion", seconds) is not None
 
 
 def dispatcher(service: ServiceConfig) -> str:
