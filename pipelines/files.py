@@ -1,5 +1,6 @@
 """Files that appear whole or not at all: written under a temporary name, synced to disk, then renamed into place."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -260,4 +261,5 @@ def _write_error(path: Path, error: OSError) -> UserError:
         return error
     if isinstance(error, PermissionError):
         return UserError(f"no permission to write {path}; choose another place or change the folder's permissions")
-    return UserError(f"cannot write {path}: {error.strerror or error}")
+    remedy = "; make room and start again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return UserError(f"cannot write {path}: {error.strerror or error}{remedy}")

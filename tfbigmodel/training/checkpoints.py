@@ -6,6 +6,7 @@ each file).
 """
 
 import collections
+import errno
 import itertools
 import os
 import uuid
@@ -86,7 +87,8 @@ def save_checkpoint(
             if host:
                 save_file(dict(host), temporary / HOST_FILE)
         except SafetensorError as error:  # what it makes of a full disk
-            raise UserError(f"cannot write {folder}: {error}") from error
+            number = errno.ENOSPC if "No space left" in str(error) else errno.EIO
+            raise OSError(number, os.strerror(number) if number == errno.ENOSPC else str(error)) from error
         write_json(temporary / STATE_FILE, dict(state))
         write_manifest(temporary, MANIFEST)
     return folder

@@ -155,5 +155,5 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_partial_file(tmp_path):
     assert done.returncode == 0, done.stderr
     told, rest = done.stdout.strip().splitlines()
     assert told.startswith(f"cannot write {tmp_path}/checkpoints/step-0000000003")
-    assert "No space left on device" in told
+    assert told.endswith("No space left on device; make room and start again")
     assert rest == "3 ['step-0000000001', 'step-0000000002']"
