@@ -54,12 +54,17 @@ def test_paths_are_joined_wherever_they_are(base, relative, expected):
 def test_local_paths_are_left_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a.csv").write_text("x")
-    assert not is_remote("a.csv") and not is_remote(Path("s3:/a")) and is_remote("s3://a/b")
-    assert local("a.csv") == Path("a.csv") and local_files(["a.csv"]) == [Path("a.csv")]
-    assert (
-        absolute("~/x") == Path.home() / "x" and absolute("a") == tmp_path / "a" and absolute("s3://b/c") == "s3://b/c"
-    )
-    assert matching("*.csv") == ["a.csv"] and exists("a.csv") and not exists("b.csv")
+    assert not is_remote("a.csv")
+    assert not is_remote(Path("s3:/a"))
+    assert is_remote("s3://a/b")
+    assert local("a.csv") == Path("a.csv")
+    assert local_files(["a.csv"]) == [Path("a.csv")]
+    assert absolute("~/x") == Path.home() / "x"
+    assert absolute("a") == tmp_path / "a"
+    assert absolute("s3://b/c") == "s3://b/c"
+    assert matching("*.csv") == ["a.csv"]
+    assert exists("a.csv")
+    assert not exists("b.csv")
     write_text_to("b.csv", "文")
     assert Path("b.csv").read_bytes() == "文".encode()
 
@@ -67,10 +72,13 @@ def test_local_paths_are_left_alone(tmp_path, monkeypatch):
 def test_a_folder_goes_there_and_comes_back(bucket, folder):
     upload(folder, f"{bucket}/data/x")
     copy = local(f"{bucket}/data/x/")
-    assert copy.name == "x" and contents(copy) == FILES == contents(folder)
+    assert copy.name == "x"
+    assert contents(copy) == FILES == contents(folder)
     assert local(f"{bucket}/data/x/a.txt").read_bytes() == b"one"
     assert contents(local(f"{bucket}/data")) == {f"x/{name}": content for name, content in FILES.items()}
-    assert exists(f"{bucket}/data") and exists(f"{bucket}/data/x/empty") and not exists(f"{bucket}/dat")
+    assert exists(f"{bucket}/data")
+    assert exists(f"{bucket}/data/x/empty")
+    assert not exists(f"{bucket}/dat")
     write_text_to(f"{bucket}/note.txt", "文")
     assert read_bytes(f"{bucket}/note.txt") == "文".encode()
 
@@ -84,24 +92,28 @@ def test_only_what_has_changed_is_fetched_anew(bucket, folder):
     (folder / "empty").unlink()
     upload(folder, url)
     after = local(url)
-    assert after != before and contents(after) == contents(folder)
+    assert after != before
+    assert contents(after) == contents(folder)
     assert contents(before) == FILES, "who reads the old copy goes on reading it"
     same = "sub/deep/中文 é%20.bin"
-    assert os.path.samefile(after / same, before / same) and not os.path.samefile(after / "a.txt", before / "a.txt")
+    assert os.path.samefile(after / same, before / same)
+    assert not os.path.samefile(after / "a.txt", before / "a.txt")
 
 
 def test_patterns_match_files_in_order(bucket, folder):
     upload(folder, f"{bucket}/x")
     assert matching(f"{bucket}/x/*") == [f"{bucket}/x/a.txt", f"{bucket}/x/empty"]
     assert matching(f"{bucket}/x/**/*.txt") == [f"{bucket}/x/a.txt", f"{bucket}/x/sub/b [1] #?*.txt"]
-    assert matching(f"{bucket}/x/a.txt") == [f"{bucket}/x/a.txt"] and matching(f"{bucket}/x/none*") == []
+    assert matching(f"{bucket}/x/a.txt") == [f"{bucket}/x/a.txt"]
+    assert matching(f"{bucket}/x/none*") == []
     assert matching(f"{bucket}/x/sub") == [], "a folder is no file"
 
 
 def test_many_that_want_the_same_get_the_same(bucket, folder):
     upload(folder, f"{bucket}/x")
     found = local_files([f"{bucket}/x"] * 8 + [f"{bucket}/x/a.txt"] * 8)
-    assert len(set(found)) == 2 and contents(found[0]) == FILES
+    assert len(set(found)) == 2
+    assert contents(found[0]) == FILES
 
 
 def test_a_manifest_is_sent_last_and_not_at_all_after_a_failure(bucket, folder):

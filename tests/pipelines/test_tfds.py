@@ -14,6 +14,7 @@ import pipelines
 from pipelines.config import TfdsConfig
 from pipelines.data import Data
 from pipelines.errors import MissingFileError, UserError
+from pipelines.remote import upload
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -211,6 +212,12 @@ def test_transparency_is_dropped(load: Callable) -> None:
     assert data.info.inputs == {"image": (4, 4, 3)}
     shown = np.concatenate([features["image"][:, 0, 0, 0] for features, _, _ in data.test()])
     assert sorted(np.rint(shown * 255).astype(int)) == list(range(100, 116))
+
+
+def test_a_dataset_in_a_bucket_is_read_from_a_copy(load: Callable, prepared: Path, new_bucket: Callable) -> None:
+    bucket = new_bucket("gs")
+    upload(prepared / "made_images", f"{bucket}/tfds/made_images")
+    assert load("made_images:1.2.3", data_dir=f"{bucket}/tfds").info == load().info
 
 
 def test_splits_can_be_parts(load: Callable) -> None:

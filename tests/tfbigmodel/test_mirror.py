@@ -1,0 +1,265 @@
+"""Workdirs in an object store."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipelines.errors import MissingFileError, UserError
+from pipelines.files import atomic_folder, write_json, write_manifest, write_text
+from pipelines.object_store import filesystem, listing, read_bytes, remove, write_bytes
+from tfbigmodel.mirror import WRITER, borrowed, mirrored, only_writer, readable
+from tfbigmodel.training.checkpoints import latest_checkpoint
+
+QUICK = {"beat_seconds": 0.1, "stale_seconds": 1.0}
+
+
+@pytest.fixture
+def url(new_bucket):
+    return f"{new_bucket('s3')}/runs/dense"
+
+
+def checkpoint(path, step, monitor=None):
+    with atomic_folder(path / "checkpoints" / f"step-{step:010d}") as folder:
+        write_text(folder / "model.safetensors", f"weights {step}")
+        write_json(folder / "state.json", {"updates": step, "monitor": monitor})
+        write_manifest(folder, "manifest.json")
+
+
+def steps(url):
+    return sorted({name.split("/")[1] for name in listing(url) if name.startswith("checkpoints/")})
+
+
+def ended(kind, message, workdir, act=lambda path, publish: None):
+    """What a run in a mirror that ends with such an error leaves behind: its local copy's path, None without one."""
+    paths = []
+
+    def run():
+        with mirrored(workdir, **QUICK) as (path, publish):
+            paths.append(path)
+            act(path, publish)
+
+    with pytest.raises(kind, match=message):
+        run()
+    return paths[0] if paths else None
+
+
+def foreign(monkeypatch, tmp_path):
+    """Another machine: another cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
+
+
+def test_a_local_workdir_is_itself(tmp_path):
+    with mirrored(tmp_path) as (path, publish), borrowed(path) as same:
+        publish()
+    assert path == same == readable(tmp_path) == tmp_path
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_changes_is_sent_and_comes_back_elsewhere(url, tmp_path, monkeypatch):
+    with mirrored(url) as (path, publish):
+        assert path.name == "dense"
+        write_text(path / "config.yaml", "first")
+        (path / ".lock").touch()
+        (path / ".half.json.tmp-0123abcd").touch()
+        checkpoint(path, 10)
+        publish()
+        assert steps(url) == ["step-0000000010"]
+        assert read_bytes(f"{url}/config.yaml") == b"first"
+        checkpoint(path, 20)
+        with open(path / "events", "w") as events:
+            events.write("begun")
+            events.flush()
+            publish()
+            assert read_bytes(f"{url}/events") == b"begun"
+            events.write(", and gone on")
+    assert read_bytes(f"{url}/events") == b"begun, and gone on", "the end of the block sends what is left"
+    assert not path.exists(), "all of it is in the store"
+    expected = listing(url)
+    assert {name for name in expected if not name.startswith("checkpoints/")} == {"config.yaml", "events", WRITER}
+    foreign(monkeypatch, tmp_path)
+    with mirrored(url, **QUICK) as (path, publish):
+        assert latest_checkpoint(path / "checkpoints")[0].state["updates"] == 20
+        for file in (path / "checkpoints" / "step-0000000010").iterdir():
+            file.unlink()
+        publish()
+        assert steps(url) == ["step-0000000020"]
+        kept = {name: version for name, version in expected.items() if "step-0000000010" not in name}
+        assert {**listing(url), WRITER: ""} == {**kept, WRITER: ""}, "what did not change was not touched"
+
+
+_KILLED = """
+import sys, time
+from pathlib import Path
+from pipelines.files import write_text
+from tfbigmodel.mirror import mirrored
+with mirrored(sys.argv[1], beat_seconds=0.1) as (path, publish):
+    write_text(path / "config.yaml", "a run")
+    publish()
+    write_text(path / "late.txt", "not sent")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def killed(url):
+    """A process that was killed after it had published, and had written more."""
+    with subprocess.Popen([sys.executable, "-c", _KILLED, url], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGKILL)
+
+
+def test_a_killed_process_goes_on_at_once_on_its_machine(url, killed, capsys):
+    assert "late.txt" not in listing(url)
+    with mirrored(url, beat_seconds=0.1, stale_seconds=60) as (path, publish):
+        assert (path / "late.txt").read_text() == "not sent"
+        publish()
+        assert read_bytes(f"{url}/late.txt") == b"not sent"
+    assert "looking whether" not in capsys.readouterr().err
+
+
+def test_elsewhere_a_killed_process_is_waited_for_until_it_is_stale(url, killed, tmp_path, monkeypatch, capsys):
+    here = tmp_path / "cache"
+    foreign(monkeypatch, tmp_path)
+    with mirrored(url, **QUICK) as (path, _):
+        assert [file.name for file in path.iterdir()] == ["config.yaml"]
+        write_text(path / "config.yaml", "gone on")
+    assert "is marked as written by process" in capsys.readouterr().err
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here))
+    with mirrored(url, **QUICK) as (path, _):
+        assert (path / "config.yaml").read_text() == "gone on"
+        assert not (path / "late.txt").exists()
+    said = capsys.readouterr().err
+    assert f"warning: {url} was written by another process since; what was not sent is in {path}-unsent-" in said
+    assert next(path.parent.glob("dense-unsent-*/late.txt")).read_text() == "not sent"
+
+
+def test_one_process_writes_at_a_time(url, tmp_path, monkeypatch):
+    with mirrored(url, **QUICK) as (path, _):
+        write_text(path / "config.yaml", "a run")
+        ended(UserError, f"^{url} is in use by process [0-9]+; wait for it or use another", url)
+        foreign(monkeypatch, tmp_path)
+        ended(UserError, f"^{url} is written by process [0-9]+ on .+; wait for it or use another --workdir$", url)
+        with pytest.raises(UserError, match=f"^{url} is written by process"), only_writer(url):
+            pass
+    with mirrored(url, **QUICK) as (path, _):
+        assert (path / "config.yaml").read_text() == "a run"
+
+
+def test_who_was_taken_over_ends_and_keeps_what_it_has(url, capsys):
+    def go_on(path, publish):
+        write_text(path / "config.yaml", "a run")
+        publish()
+        write_text(path / "late.txt", "x")
+        write_bytes(f"{url}/{WRITER}", json.dumps({"owner": "other", "host": "elsewhere", "pid": 7}).encode())
+        for _ in range(100):
+            time.sleep(0.05)
+            publish()
+
+    message = f"^{url} was taken over by process 7 on elsewhere, since this process did not answer in time$"
+    path = ended(UserError, message, url, go_on)
+    assert json.loads(read_bytes(f"{url}/{WRITER}"))["owner"] == "other"
+    assert (path / "late.txt").exists()
+    assert f"the run is kept in {path}" in capsys.readouterr().err
+
+
+def test_a_failure_in_between_is_made_good_by_the_next_publishing(url, capsys):
+    store, bucket = filesystem(url), url.split("/")[2]
+    with mirrored(url) as (path, publish):
+        write_text(path / "config.yaml", "a run")
+        store.rm(bucket, recursive=True)
+        publish()
+        said = f"warning: {url}: there is no bucket {bucket}; it is tried again with the next checkpoint\n"
+        assert capsys.readouterr().err == said
+        store.mkdir(bucket)
+        publish()
+        assert read_bytes(f"{url}/config.yaml") == b"a run"
+        assert not capsys.readouterr().err
+
+
+def test_a_failure_at_the_end_keeps_the_run(url):
+    def lose(path, publish):
+        write_text(path / "config.yaml", "a run")
+        filesystem(url).rm(bucket, recursive=True)
+
+    bucket = url.split("/")[2]
+    path = ended(
+        UserError, f"there is no bucket {bucket}; the run is kept in .*/dense, and the same command sends it", url, lose
+    )
+    assert (path / "config.yaml").read_text() == "a run"
+
+
+def test_a_run_that_ends_with_an_error_is_sent(url):
+    def fail(path, publish):
+        write_text(path / "config.yaml", "a run")
+        raise KeyError("what ended the run")
+
+    path = ended(KeyError, "what ended the run", url, fail)
+    assert read_bytes(f"{url}/config.yaml") == b"a run"
+    assert not path.exists()
+
+
+def test_a_folder_of_other_files_is_not_touched(url):
+    write_bytes(f"{url}/data.csv", b"1")
+    for use in (lambda: mirrored(url).__enter__(), lambda: readable(url)):
+        with pytest.raises(UserError, match=f"^{url} holds other files and is no workdir; choose an empty or a new"):
+            use()
+    assert list(listing(url)) == ["data.csv"]
+    with pytest.raises(MissingFileError, match="not there"):
+        readable(f"{url}x")
+
+
+def test_a_run_that_did_not_begin_leaves_nothing(url):
+    with pytest.raises(KeyError), mirrored(url):
+        raise KeyError
+    assert not listing(url)
+
+
+@pytest.fixture
+def finished(url):
+    with mirrored(url) as (path, _):
+        write_text(path / "config.yaml", "a run")
+        write_text(path / "tensorboard" / "events", "curves")
+        write_text(path / "metrics.json", "{}")
+        for step, monitor in ((10, 0.5), (20, 0.25), (30, 0.75), (40, None), (50, 0.125)):
+            checkpoint(path, step, monitor)
+    remove(url, ["checkpoints/step-0000000050/manifest.json"])  # as if its sending had been cut short
+    return url
+
+
+def test_readers_get_the_newest_and_the_best_whole_checkpoint(finished):
+    folder = readable(finished)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-0000000020", "step-0000000040"]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "config.yaml", "metrics.json"]
+    assert readable(finished) == folder
+
+
+def test_half_a_checkpoint_is_passed_over_as_a_damaged_one(finished):
+    with mirrored(finished) as (path, _):
+        newest, problems = latest_checkpoint(path / "checkpoints")
+        assert newest.state["updates"] == 40
+        assert [problem.split("/")[-1] for problem in problems.values()] == [
+            "manifest.json is missing: the folder is not complete"
+        ]
+
+
+def test_what_a_reader_adds_is_sent_and_its_source_stays(finished):
+    cached = readable(finished)
+    with borrowed(finished) as folder:
+        write_text(folder / "metrics.json", '{"test": 1}')
+        write_text(folder / "evaluation" / "test.json", "[]")
+        before = listing(finished)
+    after = listing(finished)
+    assert read_bytes(f"{finished}/metrics.json") == b'{"test": 1}'
+    assert {name for name in after if after[name] != before.get(name)} == {"metrics.json", "evaluation/test.json"}
+    assert (cached / "metrics.json").read_text() == "{}"
+    assert not folder.exists()
+
+
+def test_a_damaged_mark_is_told(url):
+    write_bytes(f"{url}/{WRITER}", b"{")
+    ended(UserError, rf"^{url}/\.writer\.json is damaged: .*; remove it if no process writes there", url)
