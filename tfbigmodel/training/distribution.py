@@ -50,9 +50,15 @@ def make_strategy(config: TrainingConfig) -> tf.distribute.Strategy:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return _mirrored(tuple(device.name for device in devices))
     if config.strategy == "multi_worker":
-        _leave_silence_to_us(config.workers.silence_seconds)
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _multi_worker(config.workers.silence_seconds)
     return tf.distribute.get_strategy()
+
+
+@functools.cache
+def _multi_worker(silence_seconds: float) -> tf.distribute.MultiWorkerMirroredStrategy:
+    # Kept, too: TensorFlow's server, which it starts, stays until the process ends, and so does its port.
+    _leave_silence_to_us(silence_seconds)
+    return tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def _leave_silence_to_us(silence_seconds: float) -> None:

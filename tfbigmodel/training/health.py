@@ -6,6 +6,7 @@ chief, at the port of the chief's TensorFlow server plus `training.workers.healt
 whatever the main thread does (`heartbeat.py` has both ends). No TensorFlow in here.
 """
 
+import functools
 import os
 import socket
 import threading
@@ -185,8 +186,12 @@ def watched(
         thread.join(settings.silence_seconds + 1.0)
 
 
+@functools.cache
 def _check_own_port(cluster: Cluster) -> None:
-    """Refuses a port that is in use: TensorFlow would share it, and the two would get each other's messages."""
+    """Refuses a port that is in use: TensorFlow would share it, and the two would get each other's messages.
+
+    Once in a process: after its first run TensorFlow's own server is there, until the process ends.
+    """
     _, port = split_address(cluster.addresses[cluster.index], "TF_CONFIG")
     try:
         socket.create_server(("", port)).close()
