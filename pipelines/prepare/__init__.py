@@ -1,0 +1,1 @@
+"""Preparing large corpora and tables on Apache Beam: cleaned, each content once, divided, shuffled, in shards."""

@@ -1,0 +1,234 @@
+"""Preparation on Apache Beam's local runner: against plain Python, and the same however it is run."""
+
+import csv
+import gzip
+import hashlib
+import json
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipelines.prepare.__main__ import main
+
+pytest.importorskip("apache_beam", reason="Apache Beam is an extra of its own: pip install 'tfbigmodel[beam]'")
+
+
+def reviews() -> list[dict[str, str]]:
+    """Rows with empty texts, duplicates, differing labels and missing ones."""
+    random = np.random.default_rng(3)
+    rows = [
+        {"id": str(index), "text": f"<b>书</b> {random.integers(120)} &amp; x", "label": str(random.integers(2))}
+        for index in range(400)
+    ]
+    rows[5]["text"], rows[6]["text"], rows[7]["label"] = "", "<br> ", ""
+    rows[8]["text"] = rows[9]["text"].upper() + " "
+    return rows
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def rows_of(folder: Path, split: str) -> list[dict]:
+    paths = [str(path) for path in sorted(folder.glob(f"{split}-*.tfrecord"))]
+    rows = []
+    for record in tf.data.TFRecordDataset(paths).as_numpy_iterator():  # which checks the checksums
+        feature = tf.train.Example.FromString(record).features.feature
+        rows.append(
+            {
+                "id": feature["id"].int64_list.value[0],
+                "text": feature["text"].bytes_list.value[0].decode(),
+                "label": feature["label"].int64_list.value[0],
+            }
+        )
+    return rows
+
+
+def run(*arguments: object) -> int:
+    return main([*map(str, arguments), "--quiet"] if "--" not in arguments else list(map(str, arguments)))
+
+
+def test_rows_counts_and_report_are_those_of_plain_python(tmp_path):
+    rows = reviews()
+    for part in range(3):
+        write_csv(tmp_path / f"raw-{part}.csv", rows[part::3])
+    output = tmp_path / "out"
+    options = ["--text", "text", "--label", "label", "--html", "--shards", 3, "--validation", 0.2, "--test", 0.3]
+    assert run("--input", tmp_path / "raw-*.csv", "--output", output, *options) == 0
+
+    # The same in plain Python, with hashing and cleaning of its own.
+    cleaned, contents = [], {}
+    for row in rows:
+        text = row["text"].replace("<b>", " ").replace("</b>", " ").replace("<br>", " ").replace("&amp;", "&")
+        text = text.replace("<B>", " ").replace("</B>", " ").replace("&AMP;", "&")
+        if text.strip() and row["label"]:
+            cleaned.append({"id": int(row["id"]), "text": text, "label": int(row["label"])})
+            content = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+            contents.setdefault(content, []).append(cleaned[-1])
+    splits = {split: rows_of(output, split) for split in ("train", "validation", "test")}
+    found = [row for rows in splits.values() for row in rows]
+    assert len(found) == len(contents) < len(cleaned)
+    for row in found:
+        content = " ".join(unicodedata.normalize("NFKC", row["text"]).casefold().split())
+        assert row in contents.pop(content)  # one row of each content, whole, and no content twice
+
+    report = json.loads((output / "report.json").read_text())
+    assert report["read"] == 400
+    assert report["left_out"] == {"duplicates": len(cleaned) - len(found), "empty": 2, "without_label": 1}
+    assert report["kept"] == len(found)
+    assert report["changed"]["html"] == 399
+    assert report["columns"] == {"id": "int", "label": "int", "text": "text"}
+    assert 0 < report["differing_duplicates"] < len(found)
+    for split, rows in splits.items():
+        of_split = report["splits"][split]
+        assert of_split["examples"] == len(rows)
+        assert of_split["classes"] == dict(sorted(Counter(str(row["label"]) for row in rows).items()))
+        lengths = sorted(len(row["text"]) for row in rows)
+        assert of_split["characters"]["median"] == lengths[-(-len(lengths) // 2) - 1]
+        assert of_split["characters"]["max"] == lengths[-1]
+    for name, known in report["files"].items():
+        assert hashlib.sha256((output / name).read_bytes()).hexdigest() == known["sha256"]
+    assert set(report["files"]) == set(files_of(output)) - {"report.json"}
+    # The order is a random one: neighbours in the file are none in the input.
+    order = [row["id"] for row in splits["train"]]
+    assert order != sorted(order)
+
+
+def test_the_same_files_whatever_the_workers_and_the_division_of_the_input(tmp_path):
+    rows = reviews()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    write_csv(tmp_path / "a" / "all.csv", rows)
+    for part in range(7):
+        write_csv(tmp_path / "b" / f"{part}.csv", rows[part::7])
+    options = ["--text", "text", "--label", "label", "--shards", 2, "--format", "parquet"]
+    assert run("--input", tmp_path / "a" / "*.csv", "--output", tmp_path / "one", *options) == 0
+    threads = ["--", "--direct_num_workers", "3", "--direct_running_mode", "multi_threading"]
+    assert run("--input", tmp_path / "b" / "*.csv", "--output", tmp_path / "many", *options, *threads) == 0
+    one, many = files_of(tmp_path / "one"), files_of(tmp_path / "many")
+    reports = [json.loads(files.pop("report.json")) for files in (one, many)]
+    assert one == many
+    assert reports[0].pop("input_files") == 1
+    assert reports[1].pop("input_files") == 7
+    assert reports[0] == reports[1]
+    # Other numbers of shards hold the same rows in the same splits.
+    assert run("--input", tmp_path / "a" / "*.csv", "--output", tmp_path / "five", *options[:5], 5) == 0
+    assert {row["id"] for row in rows_of(tmp_path / "five", "test")} == {
+        row["id"] for row in parquet_rows(tmp_path / "one", "test")
+    }
+
+
+def parquet_rows(folder: Path, split: str) -> list[dict]:
+    import pyarrow.parquet as pq
+
+    return [row for path in sorted(folder.glob(f"{split}-*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+@pytest.mark.parametrize(
+    ("documents", "expected"),
+    [("line", ["one", "two", "three", "four"]), ("blank_line", ["one two", "three", "four"]), ("file", None)],
+)
+def test_documents_of_text_files_compressed_ones_too(tmp_path, documents, expected):
+    (tmp_path / "a.txt").write_bytes("\ufeffone\r\ntwo\r\n\r\n \nthree\n".encode())
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"four"))
+    options = ["--documents", documents, "--format", "parquet", "--validation", 0, "--test", 0]
+    assert run("--input", tmp_path / "*.txt*", "--output", tmp_path / "out", *options) == 0
+    found = sorted(row["text"].strip() for row in parquet_rows(tmp_path / "out", "train"))
+    assert found == (sorted(expected) if expected else ["four", "one two    three"])
+
+
+def test_json_lines_and_parquet_make_the_same_files(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"text": f"text {index}", "size": index / 4, "count": index, "on": None} for index in range(50)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        assert (
+            run("--input", tmp_path / name, "--output", tmp_path / f"{name}.out", "--text", "text", "--shards", 1) == 0
+        )
+    assert files_of(tmp_path / "a.jsonl.out") == files_of(tmp_path / "a.parquet.out")
+
+
+def test_the_sources_read_what_was_written(tmp_path):
+    from pipelines.config import CorpusConfig, ShardsConfig
+    from pipelines.loading import load
+
+    rows = [{"text": f"text number {index} . good", "label": ["bad", "good"][index % 2]} for index in range(300)]
+    write_csv(tmp_path / "raw.csv", rows)
+    options = [
+        "--input",
+        tmp_path / "raw.csv",
+        "--text",
+        "text",
+        "--label",
+        "label",
+        "--validation",
+        0.2,
+        "--test",
+        0.2,
+    ]
+    assert run(*options, "--output", tmp_path / "records") == 0
+    assert run(*options, "--output", tmp_path / "parquet", "--format", "parquet") == 0
+    paths = {key: f"records/{split}-*.tfrecord" for key, split in (
+        ("path", "train"), ("validation_path", "validation"), ("test_path", "test")
+    )}  # fmt: skip
+    config = {"source": "shards", "data_dir": tmp_path, "label": "label", "text": "text", "batch_size": 8}
+    data = load(ShardsConfig.model_validate({**config, **paths, "cache_dir": tmp_path / "cache"}))
+    report = json.loads((tmp_path / "records" / "report.json").read_text())
+    assert dict(data.info.counts) == {split: of["examples"] for split, of in report["splits"].items()}
+    assert data.info.class_names == ("bad", "good")
+    config = {"source": "corpus", "data_dir": tmp_path, "task": "language_model", "cache_dir": tmp_path / "cache"}
+    parts = [{"path": "parquet/train-*.parquet", "text": "text"}]
+    corpus = load(CorpusConfig.model_validate({**config, "parts": parts, "batch_size": 4}))
+    assert sum(corpus.info.counts.values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "expected"),
+    [
+        ("text,label\na,1\n", ["--text", "txt"], "raw.csv has no column 'txt' (--text); did you mean \"text\"?"),
+        ("text,label\na,1\n", ["--label", "y"], "raw.csv has no column 'y' (--label); known are"),
+        ("text,label\na\n", ["--text", "text"], "raw.csv, line 2: 1 cells, the header has 2"),
+        ("text,text\na,b\n", ["--text", "text"], "the first row must name the columns, each once"),
+        ("text,label\n,1\n", ["--text", "text"], "none of 1 rows is left (1 empty)"),
+        ("text,label\na,1\n", ["--html"], "--html cleans texts; name the column that holds them with --text"),
+        ("text,label\na,1\n", ["--shards", "0"], "--shards: expected 1 to 99999, received 0"),
+        ("text,label\na,1\n", ["--test", "0.99"], "--validation 0.05, --test 0.99: expected shares"),
+        ("text,label\na,1\n", ["--input", "gone/*.csv"], "--input: gone/*.csv matches no file"),
+        ("text,label\na,1\n", ["--input", "gs://bucket/a.csv"], "--input: Unable to get filesystem"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys, content, arguments, expected):
+    (tmp_path / "raw.csv").write_text(content)
+    output = tmp_path / "out"
+    assert run("--input", tmp_path / "raw.csv", "--output", output, *arguments) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("error: ") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["raw.csv"]
+
+
+def test_an_output_that_is_there_is_not_overwritten(tmp_path, capsys):
+    (tmp_path / "raw.txt").write_text("one\n")
+    (tmp_path / "out").mkdir()
+    assert run("--input", tmp_path / "raw.txt", "--output", tmp_path / "out") == 2
+    assert "out exists already and is not overwritten" in capsys.readouterr().err
+
+
+def test_what_is_no_parquet_file_is_told(tmp_path, capsys):
+    (tmp_path / "raw.parquet").write_bytes(b"no")
+    assert run("--input", tmp_path / "raw.parquet", "--output", tmp_path / "out") == 2
+    assert "raw.parquet is not a Parquet file, or is damaged" in capsys.readouterr().err
