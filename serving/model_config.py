@@ -64,7 +64,7 @@ def single_model(name: str, base_path: str) -> ModelConfig:
             url = check_url(base_path)
         except RemoteError as error:
             raise UsageError(f"--model_base_path: {error}") from None
-        return ModelConfig(name, cache_folder(name, url, VersionPolicy()), url=url)
+        return ModelConfig(name, cache_folder(name, url), url=url)
     path = Path(base_path)
     if not path.is_absolute():
         raise UsageError(f"Expected model {name} to have an absolute path or URI; got base_path()={base_path}")
@@ -163,11 +163,11 @@ def list_models(config_list: Any, before: Mapping[str, ModelConfig] | None = Non
 
 
 def _model(config: Any) -> ModelConfig:
-    policy, url = _policy(config), config.base_path.rstrip("/") if is_remote(config.base_path) else ""
+    url = config.base_path.rstrip("/") if is_remote(config.base_path) else ""
     return ModelConfig(
         config.name,
-        cache_folder(config.name, url, policy) if url else Path(config.base_path),
-        policy,
+        cache_folder(config.name, url) if url else Path(config.base_path),
+        _policy(config),
         dict(config.version_labels),
         config.logging_config if config.HasField("logging_config") else None,
         url,

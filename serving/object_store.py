@@ -9,10 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from serving.model_config import VersionPolicy
+from typing import Any
 
 # Scheme → the package that knows it, and the extra of tfbigmodel that brings it.
 _PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
@@ -45,11 +42,10 @@ def check_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def cache_folder(name: str, url: str, policy: VersionPolicy) -> Path:
-    """Where a model's versions are fetched to: a folder for this model, URL and policy alone."""
+def cache_folder(name: str, url: str) -> Path:
+    """Where a model's versions are fetched to: a folder for this model and URL alone."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
-    key = f"{name}\n{url}\n{policy.kind}\n{policy.num_versions}\n{sorted(policy.versions)}"
-    return cache / "tfbigmodel" / "serving" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    return cache / "tfbigmodel" / "serving" / hashlib.sha256(f"{name}\n{url}".encode()).hexdigest()[:16]
 
 
 def filesystem(url: str) -> Any:

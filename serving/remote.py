@@ -17,6 +17,7 @@ import os
 import posixpath
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_KEPT_SECONDS = 3600
+
 
 def check_readable(url: str) -> None:
     """Looks whether a model's URL can be listed; it may have no versions yet.
@@ -42,7 +45,10 @@ def check_readable(url: str) -> None:
 
 
 def fetch_versions(config: ModelConfig) -> None:
-    """Makes a remote model's folder have the versions that its policy wants, and no others.
+    """Makes a remote model's folder have the versions that its policy wants.
+
+    Others are removed from it when they are gone from the store, or an hour after they were fetched: another server on
+    this machine may want them.
 
     Args:
         config: A model with a URL; its base path is the folder.
@@ -63,7 +69,9 @@ def fetch_versions(config: ModelConfig) -> None:
                 _fetch(f"{config.url}/{name}", files, folder, name)
         for child in folder.iterdir():
             if is_version(child.name) and child.name not in {name for name, _ in wanted}:
-                _remove(folder, child.name)
+                gone = int(child.name) not in versions
+                if gone or time.time() - child.stat().st_ctime > _KEPT_SECONDS:
+                    _remove(folder, child.name)
 
 
 def _versions(url: str) -> dict[int, tuple[str, dict[str, str]]]:

@@ -60,6 +60,7 @@ def weights(folder):
     return checkpoint.state["updates"], checkpoint.model_arrays()
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_killed_resumed_measured_exported_and_served(bucket, tmp_path, served):
     with started(bucket) as process:
         wait_for(lambda: len(whole_steps(bucket)) > 1, process)
