@@ -29,8 +29,8 @@ def test_an_example_is_the_one_of_tensorflow():
     [
         ("1", "int"), (" -12 ", "int"), ("0", "int"), (5, "int"), ("1.5", "float"), (".5", "float"), ("1e5", "float"),
         ("-1.5E-3", "float"), (1.0, "float"), (2**63, "text"),
-        ("12345678901234567890", "text"), ("+1", "float"), ("3.", "float"), ("007", "text"), ("nan", "text"), ("1-2", "text"),
-        ("e5", "text"), (".", "text"), ("", "text"), ("１", "text"), (b"x", "bytes"),
+        ("12345678901234567890", "text"), ("+1", "float"), ("3.", "float"), ("007", "text"), ("nan", "text"),
+        ("1-2", "text"), ("e5", "text"), (".", "text"), ("", "text"), ("１", "text"), (b"x", "bytes"),
     ],
 )  # fmt: skip
 def test_what_a_value_needs(value, kind):
