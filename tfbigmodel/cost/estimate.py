@@ -107,6 +107,7 @@ def _estimate(config: RunConfig, strategy: tf.distribute.Strategy, tell: Callabl
         optimizer = begin_phase(phase, model, config, strategy, updates)
         operations, memory = step_costs(model, optimizer, task, strategy, rule, batches.typical, workers)
         local = strategy.num_replicas_in_sync // workers
+        memory = dataclasses.replace(memory, longer_batches=round(memory.step * (batches.largest - 1)))
         phase_needs = memory.total if gpus else in_use + local * memory.total
         needed = max(needed, phase_needs)
         timing = None

@@ -113,7 +113,10 @@ def _shortened(config: RunConfig) -> RunConfig:
     training = config.training
     phases = [phase.model_copy(update={"from_epoch": number}) for number, phase in enumerate(training.phases)]
     stopping = training.early_stopping
+    # There may be no more than an update in a phase, or two without phases: one of them is left to warm up with.
+    warmup = 0 if len(phases) > 1 or not (training.schedule.warmup_steps or training.schedule.warmup_share) else 1
     changes = {
+        "schedule": training.schedule.model_copy(update={"warmup_steps": warmup, "warmup_share": 0.0}),
         "epochs": max(2, len(phases)),
         "phases": phases,
         "validate_every_steps": training.validate_every_steps and 1,
@@ -172,7 +175,6 @@ def _asked(version: Path, workdir: Workdir, data: Data) -> str:
         name = next(name for name, specs in preprocess.signatures.items() if set(specs) == names)
         specs = preprocess.signatures[name]
         raw = {key: tf.constant(values[:1], specs[key].dtype) for key, values in examples.features.items()}
-    raw = {preprocess.served_names.get(key, key): value for key, value in raw.items()}
     answers = tf.saved_model.load(str(version)).signatures[name](**raw)
     if not answers or any(len(answer) != 1 for answer in answers.values()):
         raise RuntimeError(f"the exported model answered one example with {answers}")

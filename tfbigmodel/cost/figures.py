@@ -34,6 +34,7 @@ class Memory:
         activations: what the forward pass makes and the backward pass reads.
         temporary: what is needed besides at the worst moment.
         batch: the input batch.
+        longer_batches: what longer batches need besides, where they are padded to their longest text: in proportion.
         measured: what the measured updates took at most above weights and optimizer; None where none were measured.
     """
 
@@ -43,17 +44,18 @@ class Memory:
     activations: int
     temporary: int
     batch: int
+    longer_batches: int = 0
     measured: int | None = None
 
     @property
     def step(self) -> int:
-        """What an update takes above weights and optimizer."""
+        """What an update with a batch of the usual size takes above weights and optimizer."""
         return self.gradients + self.activations + self.temporary
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.optimizer + self.step + self.batch
+        return self.weights + self.optimizer + self.step + self.batch + self.longer_batches
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,9 @@ def step_memory(frame: Frame, forward: Collection[str]) -> StepMemory:
         for index, tensor in enumerate(operation.outputs):
             source = _source(operation, index)
             if source is not None:
-                owner[tensor.name] = owner[source.name]
+                root = owner[tensor.name] = owner[source.name]
+                if tensor.dtype == tf.variant:  # a list that a loop has made longer
+                    sizes[root] = max(sizes[root], frame.num_bytes(tensor) or 0)
                 continue
             owner[tensor.name] = tensor.name
             num_bytes = 0 if operation.type in _VARIABLES else frame.num_bytes(tensor)

@@ -81,8 +81,9 @@ def _phase(cost: Cost, phase: PhaseCost, title: str) -> Iterator[str]:
 def _memory(cost: Cost, memory: Memory) -> Iterator[str]:
     each = " of each replica" if cost.replicas > 1 else ""
     yield f"memory{each}"
-    for name in ("weights", "optimizer", "gradients", "activations", "temporary", "batch"):
-        yield f"  {fit(name, _NAME)}{bytes_text(getattr(memory, name)):>12}"
+    for name in ("weights", "optimizer", "gradients", "activations", "temporary", "batch", "longer_batches"):
+        if getattr(memory, name) or name != "longer_batches":
+            yield f"  {fit(name.replace('_', ' '), _NAME)}{bytes_text(getattr(memory, name)):>12}"
     yield f"  {fit('total', _NAME)}{bytes_text(memory.total):>12}"
     if memory.measured:  # nothing, where tensors are so small that TensorFlow keeps no account of them
         yield _line("measured", f"{bytes_text(memory.measured)} above weights and optimizer at most; "

@@ -35,7 +35,7 @@ def take_sample(data: Data, batch: Sequence[Any]) -> Sample:
         raw = data.examples("train")
         seen = next(iter(data.evaluation("train").take(1)))[0]
         rows = [
-            {**_raw(raw, row), **_label(raw.labels[row], data.info), **_seen(seen, row, data)}
+            {**_raw(raw, row, data), **_label(raw.labels[row], data.info), **_seen(seen, row, data)}
             for row in range(min(_EXAMPLES, len(raw), *(len(values) for values in seen.values())))
         ]
     else:
@@ -46,9 +46,10 @@ def take_sample(data: Data, batch: Sequence[Any]) -> Sample:
     return Sample(tuple(rows), {name: _range(values) for name, values in parts.items()})
 
 
-def _raw(examples: Examples, row: int) -> dict[str, str]:
+def _raw(examples: Examples, row: int, data: Data) -> dict[str, str]:
     shown = {}
-    for name, values in examples.features.items():
+    for key, values in examples.features.items():
+        name = data.preprocess.served_names.get(key, key)  # what a column is called in the data
         if isinstance(values, ImageFiles):
             shown[name] = values.paths[row]
             continue

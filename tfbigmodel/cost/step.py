@@ -27,16 +27,15 @@ class Batches:
 
     Attributes:
         typical: the one whose size is nearest to the mean.
-        sizes: numbers in each; one where all batches have one shape.
+        step: which step of the epoch it is of.
+        differ: whether batches have different shapes, those of texts for instance.
+        largest: the size of the largest one as a multiple of the typical one's.
     """
 
     typical: tuple[Any, ...]
-    sizes: tuple[int, ...]
-
-    @property
-    def mean(self) -> float:
-        """Numbers in a batch."""
-        return sum(self.sizes) / len(self.sizes)
+    step: int
+    differ: bool
+    largest: float
 
 
 def first_batches(data: Data, replicas: int) -> Batches:
@@ -49,10 +48,10 @@ def first_batches(data: Data, replicas: int) -> Batches:
     batches = data.train(input_context=tf.distribute.InputContext(num_replicas_in_sync=replicas))
     same = all(spec.shape.is_fully_defined() for spec in tf.nest.flatten(batches.element_spec))
     found = list(batches.take(1 if same else _LOOKED_AT))
-    sizes = tuple(sum(int(tf.size(part)) for part in tf.nest.flatten(batch)) for batch in found)
+    sizes = [sum(int(tf.size(part)) for part in tf.nest.flatten(batch)) for batch in found]
     mean = sum(sizes) / len(sizes)
     typical = min(range(len(sizes)), key=lambda index: abs(sizes[index] - mean))
-    return Batches(found[typical], sizes)
+    return Batches(found[typical], typical // replicas, not same, max(sizes) / max(1, sizes[typical]))
 
 
 def step_costs(

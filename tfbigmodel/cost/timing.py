@@ -43,21 +43,28 @@ def measure(
         task: loss and metrics.
         strategy: where replicas run.
         rule: how a batch becomes an update.
-        batches: the first ones, by whose sizes the time is corrected.
+        batches: the first ones.
 
     Returns:
         The times, and the most memory that the measured updates took.
     """
     train_steps = make_train_steps(model, optimizer, task, strategy, rule)
-    iterator = _endless(strategy, lambda context: data.train(input_context=context))
+
+    def share(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        if not batches.differ:
+            return data.train(input_context=context)
+        # The typical one again and again: TensorFlow prepares for each shape once, which a long run does not notice.
+        start = max(0, min(batches.step, data.steps_per_epoch - rule.accumulation))
+        elements = rule.accumulation * context.num_replicas_in_sync // context.num_input_pipelines
+        return data.train(step=start, input_context=context).take(elements)
+
+    iterator = _endless(strategy, share)
     first = _seconds(lambda: train_steps(iterator, 1))
     peak = PeakMemory()
     update = sum(_seconds(lambda: train_steps(iterator, 1)) for _ in range(_MEASURED)) / _MEASURED
     number = _more(strategy, update * _MEASURED)
     if number:
         update = _seconds(lambda: train_steps(iterator, number)) / number
-    else:
-        update *= _correction(batches.sizes, rule.accumulation * strategy.num_replicas_in_sync)
     taken = peak.read()
     copy = _seconds(lambda: (read_variables(model.variables), read_variables(optimizer.variables)))
     timing = Timing(first, update, number or _MEASURED, _validation_batch(model, data, task, strategy), copy)
@@ -89,11 +96,3 @@ def _more(strategy: tf.distribute.Strategy, seconds: float) -> int:
     """How many more to measure after some that took so long; the same on all workers, which take part in each."""
     number = 0 if seconds >= _ENOUGH_SECONDS else min(_MOST_UPDATES, int(_ENOUGH_SECONDS / max(seconds, 1e-4)) * 2)
     return max(agree(strategy, number)) if is_multi_worker(strategy) else number
-
-
-def _correction(sizes: tuple[int, ...], shares: int) -> float:
-    """What the batches that two updates took must be multiplied with to be of the usual size."""
-    measured = sizes[shares : shares * (1 + _MEASURED)]
-    if len(measured) < shares * _MEASURED:
-        return 1.0
-    return (sum(sizes) / len(sizes)) / (sum(measured) / len(measured))
