@@ -43,7 +43,7 @@ def test_a_wrong_argument_would_be_found(tmp_path):
     words[words.index("--index") + 1] = "2"
     assert "--index: expected one from 0 to 1, received 2" in run(words).stderr
     words = [word.replace("--workdir", "--workdirs") for word in local(arguments(files("job")), tmp_path, documents)]
-    assert "arguments are required: --workdir" in run(words).stderr
+    assert "unrecognized arguments: --workdirs" in run(words).stderr
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

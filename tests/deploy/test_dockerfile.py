@@ -201,9 +201,9 @@ def imported(folder):
     return found - set(sys.stdlib_module_names) - {"pipelines", "tfbigmodel"}
 
 
-# Where these are missing the program says so itself. TFDS brings a package that comes as source only; Beam prepares data,
-# and has an environment of its own.
-OPTIONAL = {"apache_beam", "cryptography", "tensorflow_datasets"}
+# Where these are missing the program says so itself. TFDS brings a package that comes as source only; Beam prepares
+# data, and has an environment of its own.
+OPTIONAL = {"apache_beam", "cryptography", "importlib_resources", "tensorflow_datasets"}
 
 
 @pytest.mark.parametrize("package", ["pipelines", "tfbigmodel"])
