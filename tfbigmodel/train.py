@@ -150,6 +150,7 @@ def _act(arguments: argparse.Namespace) -> int:
         return 128 + stop.signal_number
     except WorkerGone as gone:
         print(f"error: {' '.join(str(gone).split())}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
         # Not the usual way out: TensorFlow would wait for the worker that is gone.
         os._exit(gone.exit_code)
     return 0

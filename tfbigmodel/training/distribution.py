@@ -17,6 +17,9 @@ from tfbigmodel.training.health import Peers, WorkerGone
 _PIECE = 2**22
 # How long the health check may take to say who is gone: a closed connection tells at once.
 _NEWS_SECONDS = 10.0
+# How much later than the health check TensorFlow finds out: within the grace time, so that a main thread which hangs in
+# a collective operation is let go, and ends with its files in order.
+_LATER_SECONDS = 4.0
 # What TensorFlow raises over another worker's end, from the one that noticed first to those that it tells.
 _OF_ANOTHER = (
     tf.errors.UnavailableError,
@@ -75,7 +78,7 @@ def _leave_silence_to_us(silence_seconds: float) -> None:
         context.context().configure_coordination_service(
             service_type="standalone",
             service_leader=f"/job:{'chief' if 'chief' in cluster.jobs else 'worker'}/replica:0/task:0",
-            heartbeat_timeout_in_ms=int(2000 * silence_seconds),
+            heartbeat_timeout_in_ms=int(1000 * (silence_seconds + _LATER_SECONDS)),
             coordinated_jobs=[CoordinatedJob(name=job, num_tasks=cluster.num_tasks(job)) for job in cluster.jobs],
         )
     except (ImportError, AttributeError, TypeError):
