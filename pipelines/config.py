@@ -262,8 +262,8 @@ class ShardsConfig(TextConfig, ImagesConfig):
     are the same for every number of replicas that divides it. 8, or the largest smaller number that divides
     `batch_size`, where it is not given."""
     shuffle_window: PositiveInt = 16_384
-    """Training examples that are shuffled together, out of blocks that come in another order each epoch. Three times as
-    many are in memory. Texts of similar length come together within it (unless `bucket_batches` is 0)."""
+    """Training examples that are shuffled together, out of blocks that come in another order each epoch. Up to six
+    times as many are in memory. Texts of similar length come together within it (unless `bucket_batches` is 0)."""
     vocabulary_examples: PositiveInt = 1_000_000
     """Training texts at most, evenly spread over the files, that a vocabulary is learned from."""
     cache_dir: LocalPath | None = None

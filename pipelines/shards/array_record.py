@@ -48,7 +48,7 @@ def scan(path: str, kinds: Mapping[str, Kind]) -> Iterator[Chunk]:
         except tf.errors.InvalidArgumentError as error:
             protos.explain(records, first + 1, kinds, path)
             raise UserError(f"{path}: a record after {first:,} cannot be read: {error.message:.200}") from error
-        yield Chunk(protos.arrays(columns), len(records), (len(records), first))
+        yield Chunk(protos.arrays(columns), len(records), sum(map(len, records)), (len(records), first))
 
 
 def _open(path: str) -> Any:

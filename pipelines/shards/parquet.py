@@ -45,13 +45,14 @@ def scan(path: str, kinds: Mapping[str, Kind]) -> Iterator[Chunk]:
         try:
             for batch in file.iter_batches(_ROWS, row_groups=[group], columns=list(kinds)):
                 columns = {name: _array(batch.column(name), kind) for name, kind in kinds.items()}
-                yield Chunk(columns, batch.num_rows, block)
+                yield Chunk(columns, batch.num_rows, batch.nbytes, block)
                 block = None
         except (pa.ArrowException, OSError) as error:
             raise _damaged(path, group, error) from error
 
 
-def _open(path: str) -> Any:
+def _open(path: str, metadata: Any = None) -> Any:
+    """A file; with the metadata that was read of it before, nothing is read."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -60,7 +61,8 @@ def _open(path: str) -> Any:
             f'{path} needs the package pyarrow, which is not installed: pip install "tfbigmodel[parquet]"'
         ) from error
     try:
-        return pq.ParquetFile(path, memory_map=True)
+        # Pages without a checksum, which many programs write, are read as they are.
+        return pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"{path} is no Parquet file, or it is damaged or cut off: {str(error).splitlines()[0]:.200}"
@@ -114,6 +116,7 @@ class ParquetReader:
         self._kinds = dict(kinds)
         self._kept = kept
         self._groups: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        self._metadata: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -154,7 +157,9 @@ class ParquetReader:
         path, group = self.blocks.paths[self.blocks.file[number]], int(self.blocks.place[number])
         try:
             # Opened anew: what a file keeps of the groups it has read is not freed before it is closed.
-            table = _open(path).read_row_group(group, columns=list(self._kinds), use_threads=False)
+            with _open(path, self._metadata.get(path)) as file:
+                self._metadata[path] = file.metadata
+                table = file.read_row_group(group, columns=list(self._kinds), use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise _damaged(path, group, error) from error
         with self._lock:

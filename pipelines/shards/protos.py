@@ -59,8 +59,21 @@ def parse(records: tf.Tensor, kinds: Mapping[str, Kind]) -> dict[str, tf.Tensor]
     Raises:
         tf.errors.InvalidArgumentError: a feature is of another kind, or has several values; see `explain`.
     """
-    features = {name: tf.io.FixedLenFeature([], DTYPES[kind], _DEFAULTS[kind]) for name, kind in kinds.items()}
-    return dict(tf.io.parse_example(records, features))
+    # Sequences, because a list without a value is a missing value too; they are padded to the longest of the rows.
+    features = {
+        name: tf.io.FixedLenSequenceFeature([], DTYPES[kind], allow_missing=True, default_value=_DEFAULTS[kind])
+        for name, kind in kinds.items()
+    }
+    values = tf.io.parse_example(records, features)
+    longest = tf.reduce_max([tf.shape(each)[1] for each in values.values()])
+    with tf.control_dependencies([tf.debugging.assert_less_equal(longest, 1, "a feature has several values")]):
+        return {name: _first(values[name], _DEFAULTS[kind]) for name, kind in kinds.items()}
+
+
+def _first(values: tf.Tensor, default: float | int | bytes) -> tf.Tensor:
+    """The first value of each row, or the default where there are none at all."""
+    padding = tf.fill([tf.shape(values)[0], 1], tf.constant(default, values.dtype))
+    return tf.concat([values, padding], axis=1)[:, 0]
 
 
 def explain(records: Sequence[bytes], first: int, kinds: Mapping[str, Kind], path: str) -> None:

@@ -151,7 +151,7 @@ class _ParquetGroups:
 
         if self._writer is None:
             self._schema = pa.schema([(name, self._type(name, kind)) for name, kind in self._kinds.items()])
-            self._writer = pq.ParquetWriter(self._path, self._schema)
+            self._writer = pq.ParquetWriter(self._path, self._schema, write_page_checksum=True)
         self._writer.write_table(pa.Table.from_pylist([dict(row) for row in self._rows], schema=self._schema))
         self._rows, self._size = [], 0
 

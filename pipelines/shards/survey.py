@@ -229,7 +229,7 @@ class _Pass:
         """Checks some records and learns from them; returns their labels."""
         form, config, columns = self._form, self._config, chunk.columns
         self._records += chunk.count
-        self._bytes += sum(_size(values) for values in columns.values())
+        self._bytes += chunk.size
         training = codes == 0
         labels = self._labels.read(columns[form.label], codes, place)
         if config.task == "regression":
@@ -277,10 +277,6 @@ class _Place:
 
     def __call__(self, at: int) -> str:
         return f"{self.path} record {self.first + at}"
-
-
-def _size(values: np.ndarray) -> int:
-    return sum(map(len, values.tolist())) + 24 * len(values) if values.dtype == object else 8 * len(values)
 
 
 def _made(folder: Path) -> Path:

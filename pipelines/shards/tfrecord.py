@@ -4,6 +4,7 @@ TensorFlow checks each record's two checksums whenever it is read. Where the blo
 read for the first time.
 """
 
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -48,9 +49,13 @@ def scan(path: str, kinds: Mapping[str, Kind]) -> Iterator[Chunk]:
     offset = number = 0
     try:
         for columns, lengths in dataset.as_numpy_iterator():
-            yield Chunk(protos.arrays(columns), len(lengths), (len(lengths), offset))
-            offset += int(lengths.sum(dtype=np.int64)) + _FRAME_BYTES * len(lengths)
+            size = int(lengths.sum(dtype=np.int64)) + _FRAME_BYTES * len(lengths)
+            yield Chunk(protos.arrays(columns), len(lengths), size, (len(lengths), offset))
+            offset += size
             number += len(lengths)
+        # TensorFlow takes a file that ends within a record's first bytes for one that ends before it.
+        if offset != os.path.getsize(path):
+            raise UserError(f"{path} record {number + 1} {_damage(path, offset)}; write the file again")
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         records = list(_records(path, offset, number + 1))
         protos.explain(records[:RECORDS_PER_BLOCK], number + 1, kinds, path)

@@ -27,12 +27,14 @@ class Chunk:
     Attributes:
         columns: column → float64, int64 or `bytes` objects, `(num_records,)`.
         count: how many records.
+        size: bytes that they take in memory when they are read, about.
         block: the size of the block that begins here, and where it is in the file (what that means, the format knows);
             None where a block goes on.
     """
 
     columns: Columns
     count: int
+    size: int
     block: tuple[int, int] | None
 
 

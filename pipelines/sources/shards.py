@@ -25,7 +25,7 @@ from pipelines.sources.texts import refuse_text_options
 from pipelines.text.preprocess import Packing, TextPreprocessor
 
 # Windows of training examples that are in memory at the same time; see `pipelines.shards.data`.
-_WINDOWS = 3
+_WINDOWS = 6
 
 
 def load(config: ShardsConfig) -> Data:

@@ -1,0 +1,183 @@
+"""What users can do wrong with files of examples: one line each, with file and record."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import MissingFileError, UserError
+
+Load = Callable[..., object]
+Write = Callable[..., str]
+
+ROWS = [{"number": i, "score": i / 2, "colour": "red", "label": "yes" if i % 2 else "no"} for i in range(40)]
+SMALL = {"batch_size": 8, "split": {"validation": 0.0, "test": 0.0}}
+
+
+def changed(at: int, **values: object) -> list[dict]:
+    return [row | values if i == at else row for i, row in enumerate(ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label": "lable"}, r'tfrecord has no column "lable" \(data.label\); did you mean "label"\?'),
+        ({"numeric": ["scores"]}, r'has no column "scores" \(data.numeric\); did you mean "score"\?'),
+        ({"text": "number"}, r"column number holds whole numbers, and texts or bytes were expected \(data.text\)"),
+        ({"numeric": ["colour"]}, r"column colour holds texts or bytes, and numbers or whole numbers were expected"),
+        ({"categorical": ["score"]}, r"column score holds numbers, and whole numbers or texts or bytes were expected"),
+        ({"label": "score"}, r"column score holds numbers, .*is it data.task: regression\?"),
+        ({"task": "regression"}, r"column label holds texts or bytes, and .*data.task: regression needs numbers"),
+        ({"numeric": ["score"], "ignore": ["score"]}, r'"score" is named in data.numeric and in data.ignore; leave it'),
+        ({"text": "colour", "image": "label"}, r"data.text and data.image cannot be used together"),
+        ({"text": "colour", "numeric": []}, r"data.numeric and data.text cannot be used together"),
+        ({"ignore": ["number", "score", "colour"]}, r"no feature column is left beside the label label"),
+        ({"tokenizer": {"kind": "words"}}, r"data.tokenizer is for texts, and data.text names no column of texts"),
+        ({"images": {"size": 8}}, r"data.images is for images, and data.image names no column of images; remove it"),
+        ({"train_examples": 10}, r"data.train_examples is not for data.source: shards; name fewer files"),
+        ({"text": "colour", "cleaning": {"duplicates": "drop"}}, r"data.cleaning.duplicates: drop is not for .*shards"),
+        ({"classes": ["no", "maybe"]}, r'record 2, column label: label "yes" is none of data.classes; known are "no"'),
+        ({"batch_size": 64}, r"40 training examples are fewer than one batch of 64; set data.batch_size to at most 40"),
+        ({"split": {"test": 0.001}}, r"the (test|validation) split would be empty: data.split.\w+ is 0.001"),
+        ({"shuffle_window": 10**8, "max_memory_gb": 0.5}, r"6 × 100,000,000 examples \(data.shuffle_window\) and 8 b"),
+    ],
+)  # fmt: skip
+def test_options_that_do_not_fit_the_files(load: Load, write: Write, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load(write(ROWS), **SMALL | {"max_memory_gb": 4.0} | options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (changed(20, score=None), {}, r"record 21, column score: the cell is empty or NaN; fill it in the file"),
+        (changed(20, score=float("inf")), {}, r"record 21, column score: inf is not finite"),
+        (changed(20, colour=None), {}, r"record 21, column colour: the cell is empty or NaN"),
+        (changed(20, label=None), {}, r"record 21, column label: the label is empty"),
+        (changed(20, colour="  "), {"text": "colour"}, r"record 21: the text is empty; fill it in"),
+        (changed(20, colour="no image"), {"image": "colour"}, r"record 1, column colour: the image .*; replace it or"),
+        (changed(20, number=7), {"label": "number", "classes": [str(i) for i in range(30)]},
+         r"record 31, column number: label 30 is no index of data.classes, which has 30 classes \(0 to 29\)"),
+        ([row | {"label": "no"} for row in ROWS], {}, r'training examples have one class only, "no" in label'),
+        ([row | {"score": None} for row in ROWS], {"missing": "mean"}, r"column score is empty in every training exam"),
+        ([], {}, r"is not there; files there: none"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["tfrecord", "parquet"])
+def test_records_that_are_wrong(load: Load, write: Write, rows: list, options: dict, message: str, name: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load(write(rows, name=name), **SMALL | options)
+    assert "\n" not in str(caught.value)
+
+
+def flipped(path: str, at: int) -> None:
+    content = bytearray(Path(path).read_bytes())
+    content[at] ^= 0xFF
+    Path(path).write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["tfrecord", "parquet", "arrayrecord"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other", "empty"])
+def test_files_that_are_damaged(load: Load, write: Write, name: str, damage: str) -> None:
+    path = write(ROWS * 20, name=name)
+    content = Path(path).read_bytes()
+    if damage == "cut":
+        Path(path).write_bytes(content[: len(content) // 2 + 3])
+    elif damage == "flipped":
+        # In the middle of a record; of what is compressed, somewhere in it.
+        flipped(path, content.index(b"label", len(content) // 2 - 40) if name == "tfrecord" else 300)
+    elif damage == "other":
+        Path(path).write_text("a,b\n1,2\n" * 3)
+    else:
+        Path(path).write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        load(path, **SMALL)
+    said = str(caught.value)
+    assert said.startswith(path)
+    assert "\n" not in said
+    if name == "tfrecord" and damage in ("cut", "flipped"):
+        assert " record 40" in said or " record 39" in said or " record 41" in said, "half of 800, or one beside it"
+        assert "is damaged" in said or "is cut off" in said
+
+
+def test_tfrecord_of_other_records_and_kinds(load: Load, write: Write, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    def example(**features: tf.train.Feature) -> bytes:
+        return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+    def numbers(*values: float) -> tf.train.Feature:
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+
+    def whole(value: int) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+    def refusal(records: list[bytes]) -> str:
+        path = tmp_path / "b.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for record in records:
+                writer.write(record)
+        with pytest.raises(UserError) as caught:
+            load(path, **SMALL)
+        return str(caught.value)
+
+    good = [example(x=numbers(i), label=whole(i % 2)) for i in range(300)]
+    assert "record 1 is no serialised tf.train.Example" in refusal([b"\xff\xffhello"])
+    assert "record 280: feature x has 2 values, and one was expected" in refusal(
+        [*good[:279], example(x=numbers(1, 2), label=whole(0)), *good[280:]]
+    )
+    assert "record 280: feature x holds whole numbers (int64_list), and numbers (float_list) were expected" in refusal(
+        [*good[:279], example(x=whole(1), label=whole(0)), *good[280:]]
+    )
+    assert "record 2: feature x is a int64_list, and a float_list in a record before it" in refusal(
+        [good[0], example(x=whole(1), label=whole(0))]
+    )
+
+
+def test_files_that_do_not_fit_together(load: Load, write: Write, tmp_path: Path) -> None:
+    first = write(ROWS, called="a")
+    write(ROWS, {"number": "int", "score": "float", "label": "bytes"}, called="b")
+    with pytest.raises(UserError, match=r'b-00000-of-00001.tfrecord has no column "colour", which .*a-00000.* has'):
+        load(tmp_path / "*" / "*.tfrecord", **SMALL)
+    shutil.rmtree(tmp_path / "b")
+    whole = [row | {"score": 1} for row in ROWS]
+    kinds = {"number": "int", "score": "int", "colour": "bytes", "label": "bytes"}
+    second = write(whole, kinds, called="c")
+    with pytest.raises(UserError, match=f"column score holds whole numbers in {second} and numbers in {first}; write"):
+        load(tmp_path / "*" / "*.tfrecord", **SMALL)
+    write(ROWS, name="parquet", called="d")
+    with pytest.raises(UserError, match=r"is tfrecord and .* is parquet; data.path must name files of one format"):
+        load(tmp_path / "[ad]" / "*", **SMALL)
+    with pytest.raises(UserError, match=r"is tfrecord and .* is parquet; all files must be of one format"):
+        load(first, test_path=str(tmp_path / "d" / "*"), **SMALL)
+    other = write([row | {"label": "perhaps"} for row in ROWS[:3]], called="e")
+    with pytest.raises(
+        UserError, match=r'the test split has 3 examples of label "perhaps", of which there is no train'
+    ):
+        load(first, test_path=other, **SMALL)
+
+
+def test_files_that_are_not_there(load: Load, write: Write, tmp_path: Path) -> None:
+    path = write(ROWS)
+    with pytest.raises(MissingFileError, match=r"a-00000.tfrecord \(data.path\) is not there; did you mean .*of-00001"):
+        load(tmp_path / "a" / "a-00000.tfrecord", **SMALL)
+    with pytest.raises(MissingFileError, match=r"no file is like .*x\* \(data.test_path\); files there: .*a-00000-of"):
+        load(path, test_path=str(tmp_path / "a" / "x*"), **SMALL)
+    with pytest.raises(MissingFileError, match=r"no file is like .*; there is no folder .*nowhere"):
+        load(tmp_path / "nowhere" / "*.tfrecord", **SMALL)
+    with pytest.raises(UserError, match=r"a \(data.path\) is a folder; give a file, or a pattern such as .*a/\*.tfrec"):
+        load(tmp_path / "a", **SMALL)
+    Path(path).rename(tmp_path / "records")
+    with pytest.raises(UserError, match=r"records \(data.path\) ends in none of .tfrecord, .parquet and .array_record"):
+        load(tmp_path / "records", **SMALL)
+    load(tmp_path / "records", format="tfrecord", **SMALL)
+
+
+def test_compressed_tfrecord_is_refused(load: Load, tmp_path: Path) -> None:
+    import gzip
+
+    (tmp_path / "a.tfrecord.gz").write_bytes(gzip.compress(b"anything"))
+    with pytest.raises(UserError, match=r"a.tfrecord.gz is compressed, and there is no way into its middle; unpack it"):
+        load(tmp_path / "a.tfrecord.gz", **SMALL)
