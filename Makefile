@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Apache Beam keeps protobuf below 7, so that its tests have an environment of their own.
+BEAM_VENV ?= .venv-beam
 # Install from a folder of wheels in place of the network: make install WHEELS=wheels (see `make wheels`).
 WHEELS ?=
 SOURCE := $(if $(WHEELS),--no-index --find-links $(WHEELS))
@@ -29,17 +31,24 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	    --config-settings editable_mode=compat -e .
 	@touch $@
 
+$(BEAM_VENV)/.installed: requirements-beam.lock
+	$(PYTHON) -m venv $(BEAM_VENV)
+	$(BEAM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(SOURCE) -r requirements-beam.lock
+	@touch $@
+
 quickstart: install
 	$(BIN)/python -m tfbigmodel.train --config configs/dense.yaml --workdir $(RUN)
 	$(BIN)/python -m tfbigmodel.evaluate --workdir $(RUN)
 	$(BIN)/python -m tfbigmodel.export --workdir $(RUN) --output exported/quickstart
 	$(BIN)/python examples/ask_server.py --workdir $(RUN) --model_base_path exported/quickstart
 
-test: install
+test: install $(BEAM_VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow"
+	$(BEAM_VENV)/bin/python -m pytest tests/pipelines/prepare/test_prepare.py
 
-test-slow: install
+test-slow: install $(BEAM_VENV)/.installed
 	$(BIN)/python -m pytest
+	$(BEAM_VENV)/bin/python -m pytest tests/pipelines/prepare/test_prepare.py
 
 lint: install typecheck
 	$(BIN)/ruff check .
@@ -59,9 +68,12 @@ schema: install
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --quiet --upgrade --output-file requirements.lock
+	uv pip compile pyproject.toml --extra beam-dev --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --quiet --upgrade --output-file requirements-beam.lock
 
 wheels:
 	$(PYTHON) -m pip download --disable-pip-version-check -r requirements.lock -d wheels
+	$(PYTHON) -m pip download --disable-pip-version-check -r requirements-beam.lock -d wheels
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
