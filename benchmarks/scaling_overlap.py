@@ -23,7 +23,7 @@ from typing import Any
 from scaling_measured import run_workers, training
 
 PACKS = {"one pack": 0, "packs of 4 MB": 4_000_000}
-ROUNDS, UPDATES = 6, 5
+ROUNDS, UPDATES = 6, 3
 
 
 def main() -> None:
