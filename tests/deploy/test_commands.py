@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from training_manifests import VARIANTS, arguments, files, only, option, pods, r
 
 from tfbigmodel.config import load_config
 from tfbigmodel.training.cluster import read_cluster
+from tfbigmodel.training.health import WorkerGone
 
 
 def run(words, **environment):
@@ -71,6 +73,18 @@ def test_the_operator_s_tf_config_is_understood():
     cluster = read_cluster(json.dumps(value))
     assert cluster.addresses == tuple(hosts)
     assert (cluster.index, cluster.is_chief) == (1, False)
+
+
+def test_the_codes_are_those_that_the_policies_know():
+    """What another worker's death and SIGTERM end with is made again by both, and a user's mistake by none."""
+    rules = only(files("job"), "Job")["spec"]["podFailurePolicy"]["rules"]
+    fatal, ignored = (rule["onExitCodes"]["values"] for rule in rules[:2])
+    stopped = 128 + signal.SIGTERM
+    assert (rules[0]["action"], fatal) == ("FailJob", [2])
+    assert (rules[1]["action"], ignored) == ("Ignore", [stopped])
+    assert WorkerGone("gone").exit_code not in (*fatal, *ignored)
+    # The training operator's IsRetryableExitCode.
+    assert min(WorkerGone("gone").exit_code, stopped) >= 128 > max(fatal)
 
 
 def test_the_data_service_takes_its_arguments(capsys):
