@@ -117,7 +117,7 @@ def local(path: Path | str, wanted: Callable[[dict[str, str]], dict[str, str]] =
         if copy.exists():
             return copy
         with _in_turn(shelf):
-            if copy.exists() or _fetched(url, files, place, wanted):
+            if copy.exists() or _fetched(url, files, place):
                 return copy
     raise UserError(f"{url} is changing while it is read; run again when it is complete")
 
@@ -166,19 +166,18 @@ def key_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _fetched(
-    url: str, files: Mapping[str, str], place: Path, wanted: Callable[[dict[str, str]], dict[str, str]]
-) -> bool:
-    """Makes `place` with a copy in it; False if the files changed meanwhile."""
+def _fetched(url: str, files: Mapping[str, str], place: Path) -> bool:
+    """Makes `place` with a copy in it; False if one of the files changed meanwhile."""
     try:
         with atomic_folder(place) as temporary:
             copy = temporary / posixpath.basename(url)
             known = _linked(files, place, copy) if "" not in files else set()
             fetch(url, {name: version for name, version in files.items() if name not in known}, copy)
             write_json(temporary / "files.json", {"url": url, "files": files})
-            if wanted(listing(url)) != files:
+            now = listing(url)
+            if any(now.get(name, version) != version for name, version in files.items()):
                 raise ChangedError(url)
-    except ChangedError:
+    except (ChangedError, MissingFileError):
         return False
     return True
 

@@ -73,6 +73,7 @@ def new_bucket(request, monkeypatch, tmp_path):
         variable = {"s3": "AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST"}[scheme]
         monkeypatch.setenv(variable, request.getfixturevalue(f"{scheme}_endpoint"))
         url = f"{scheme}://test-{uuid.uuid4().hex[:12]}"
+        type(filesystem(url)).clear_instance_cache()  # whose credentials are another test's
         filesystem(url).mkdir(url.partition("://")[2])
         return url
 

@@ -208,7 +208,8 @@ def _run(
         model = build_model(config, data.info)
     state, optimizer, checkpoint = starting_state(config, workdir, data.info, model, strategy, steps_per_epoch, tell)
     if len(set(agree(strategy, state.updates))) > 1:
-        raise UserError(f"the workers do not see one {workdir.checkpoints}; put the workdir on a shared file system")
+        where = "put the workdir on a shared file system or in an object store"
+        raise UserError(f"the workers do not see one {workdir.checkpoints}; {where}")
     finished = bool(state.stopped) or state.epoch >= training.epochs
     # `evaluate` writes there too, one split at a time.
     measured = {split for split, count in data.info.counts.items() if count} <= workdir.metrics().keys()
