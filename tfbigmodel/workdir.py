@@ -133,7 +133,11 @@ def prepare(workdir: Workdir, config: RunConfig) -> None:
 
 def _check_unchanged(workdir: Workdir, config: RunConfig) -> None:
     before = workdir.config()
-    changed = {key: both for key, both in changed_keys(before, config).items() if key not in _MAY_CHANGE}
+    changed = {
+        key: both
+        for key, both in changed_keys(before, config).items()
+        if key not in _MAY_CHANGE and not key.startswith("data.service.")
+    }
     if "training.seed" in changed:
         changed.pop("data.shuffle_seed", None)  # it follows from the other
     if changed:
