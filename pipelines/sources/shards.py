@@ -117,6 +117,11 @@ def _check_options(form: Form, config: ShardsConfig, origin: str) -> None:
         raise UserError(
             "data.train_examples is not for data.source: shards; name fewer files in data.path to train on less"
         )
+    if config.service is not None:
+        raise UserError(
+            "data.service is not for data.source: shards, whose files each worker of the training reads in parallel, "
+            "its share of them; leave data.service out"
+        )
     if form.image is not None and config.task == "regression":
         raise UserError(f"{origin}: data.task: regression works on numbers and texts, and data.image names images")
     if form.text is None:

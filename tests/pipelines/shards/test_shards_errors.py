@@ -35,6 +35,7 @@ def changed(at: int, **values: object) -> list[dict]:
         ({"ignore": ["number", "score", "colour"]}, r"no feature column is left beside the label label"),
         ({"tokenizer": {"kind": "words"}}, r"data.tokenizer is for texts, and data.text names no column of texts"),
         ({"images": {"size": 8}}, r"data.images is for images, and data.image names no column of images; remove it"),
+        ({"service": {"address": "grpc://a:1"}}, r"data.service is not for data.source: shards, whose files each"),
         ({"train_examples": 10}, r"data.train_examples is not for data.source: shards; name fewer files"),
         ({"text": "colour", "cleaning": {"duplicates": "drop"}}, r"data.cleaning.duplicates: drop is not for .*shards"),
         ({"classes": ["no", "maybe"]}, r'record 2, column label: label "yes" is none of data.classes; known are "no"'),
