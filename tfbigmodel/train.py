@@ -71,7 +71,6 @@ def train(
         >>> metrics["test"]["accuracy"] > 0.95
         True
     """
-    from pipelines.data_service.watch import service_watched
     from tfbigmodel.config import resolve
     from tfbigmodel.mirror import mirrored, readable
     from tfbigmodel.model import fill_in_preset
@@ -87,7 +86,6 @@ def train(
     with (
         watched(cluster, config.training.workers, tell, together=(Interrupted,)) as peers,
         resource_errors_told(cluster is not None, peers),
-        service_watched(config.data.service),
     ):
         strategy = make_strategy(config.training)
         if not is_chief(strategy):
@@ -180,6 +178,7 @@ def _run(
 ) -> dict[str, Any]:
     import keras
 
+    from pipelines.data_service.watch import service_watched
     from pipelines.files import write_json
     from tfbigmodel.environment import describe_environment
     from tfbigmodel.inference import check_threshold
@@ -238,10 +237,11 @@ def _run(
         tell(_skipped(data.info.images))
     try:
         if not finished:
-            fit(
-                model, optimizer, data, task, strategy, config, rule, state, workdir.checkpoints,
-                tensorboard, callbacks, progress, checkpoint, publish,
-            )  # fmt: skip
+            with service_watched(config.data.service):
+                fit(
+                    model, optimizer, data, task, strategy, config, rule, state, workdir.checkpoints,
+                    tensorboard, callbacks, progress, checkpoint, publish,
+                )  # fmt: skip
         metrics = _measure_splits(config, workdir, data, task, strategy, tensorboard, state.updates)
     finally:
         if tensorboard:
