@@ -110,10 +110,10 @@ def tables(arguments: argparse.Namespace) -> None:
         print(f"{'':38}{'gradients':>10}{'sent per':>10}{'by a':>10}{'step of':>9}{'all-':>9}"
               f"{'one pack':>10}{'packs of':>10}{'expected':>10}")  # fmt: skip
         print(f"{'':38}{'MB':>10}{'GPU, MB':>10}{'card, MB':>10}{'1 GPU, ms':>10}{'reduce':>8}"
-              f"{'(ours)':>10}{f'{arguments.bucket_mb:g} MB':>10}{'(ours)':>10}")  # fmt: skip
+              f"{'':10}{f'{arguments.bucket_mb:g} MB':>10}{'':10}")  # fmt: skip
         for name, (forward, layers, computed) in steps.items():
             print_row(name, forward, layers, computed, cluster, factors[cluster], arguments)
-    print(f"\nexpected = one pack × {left_out_one:.2f} (one machine), × {left_out_many:.2f} (several)")
+    print(f"\nexpected = packs (which we send) × {left_out_one:.2f} (one machine), × {left_out_many:.2f} (several)")
 
 
 def layers_of(parts: Sequence, arguments: argparse.Namespace) -> tuple[float, list[Layer], float]:
@@ -158,7 +158,7 @@ def print_row(
     gpus = cluster.workers
     print(f"{name:38}{size / 1e6:10.2f}{sent / 1e6:10.2f}{card / 1e6:10.2f}{1e3 * computed:10.1f}"
           f"{1e3 * reduce(size, cluster):8.1f}"
-          + "".join(f"{gpus * x:9.2f}×" for x in (*efficiencies, left_out * efficiencies[0])))  # fmt: skip
+          + "".join(f"{gpus * x:9.2f}×" for x in (*efficiencies, left_out * efficiencies[1])))  # fmt: skip
 
 
 def published_step(line: Published, cluster: Cluster) -> float:

@@ -20,6 +20,11 @@ from tfbigmodel.tasks import Task
 from tfbigmodel.training.optimizers import keep_reduced_gradients
 from tfbigmodel.training.seeds import separate_random_seeds
 
+# Gradients travel in packs as they become known, while the backward pass goes on; as TensorFlow does it unasked, they
+# would wait for the last one (benchmarks/scaling_overlap.py). The size is that of PyTorch's buckets (Li et al.,
+# "PyTorch Distributed", 2020).
+_PACKS = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=25 * 2**20)
+
 
 @dataclass(frozen=True)
 class StepResults:
@@ -134,7 +139,8 @@ def make_updates(
 
     def apply(gradients: list[tf.Tensor]) -> tf.Tensor:
         if replicas > 1:
-            gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients, _PACKS)
         norm = tf.linalg.global_norm(gradients)
         if rule.clip_value is not None:
             gradients = [tf.clip_by_value(g, -rule.clip_value, rule.clip_value) for g in gradients]
