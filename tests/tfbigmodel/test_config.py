@@ -167,7 +167,8 @@ def test_further_errors_are_counted():
         ({"name": "digits"}, "data.source: is required and missing"),
         (
             {"source": "csv"},
-            "data.source: expected one of 'builtin', 'tfds', 'table', 'image_folder', 'shards', 'corpus', received 'csv'",
+            "data.source: expected one of 'builtin', 'tfds', 'table', 'image_folder', 'shards', 'corpus', received "
+            "'csv'",
         ),
         ({"source": "builtin", "name": "mnist"}, "data.name: expected 'digits' or 'reviews_zh', received 'mnist'"),
         ({"source": "table", "path": "x.csv"}, "data.label: is required and missing"),
