@@ -254,12 +254,14 @@ def _check_not_empty(run: Workdir, data: Data, split: Split) -> None:
 
 def _baselines(module: InferenceModule, data: Data, examples: Examples, config: RunConfig) -> dict[str, dict[str, Any]]:
     from tfbigmodel.evaluation.baselines import baselines
-    from tfbigmodel.measuring import model_inputs, shrunk_size, taken
+    from tfbigmodel.measuring import evenly, model_inputs, shrunk_size, taken
 
     training = data.examples("train")
     if data.info.text is not None and data.info.task == "classification":
         from tfbigmodel.evaluation.text_baselines import text_baselines
 
+        # The regression samples so many; of files larger than memory, not more than ten times as many are read for it.
+        training = evenly(training, 10 * config.evaluation.baseline_examples)
         return text_baselines(
             [_decoded(text) for text in training.features["text"]],
             training.labels,

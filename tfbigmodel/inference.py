@@ -80,7 +80,7 @@ class InferenceModule(tf.Module):
         batch_size = batch_size or batch_size_for(self.preprocess, names)
         rows = np.arange(len(examples))
         if names == {"text"}:  # a batch is padded to its longest text: texts of similar length go together
-            lengths = [len(text) for text in examples.features["text"]]
+            lengths = np.array([len(text) for text in examples.features["text"]])
             rows = np.lexsort((lengths, rows // (_SORTED_BATCHES * batch_size)))
         return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
