@@ -17,13 +17,16 @@ from tfbigmodel.config import RunConfig, changed_keys, dump_config, load_config
 if TYPE_CHECKING:
     from pipelines.data import DatasetInfo, Preprocessor
 
-# What may differ between a workdir's configuration and the one it is resumed with: how long to train, and where the
-# data and weights lie (info.json's fingerprint still tells whether they are the same data).
 _LOCK_NAME = ".lock"
 _OWNED = "# The configuration of the run in this folder, as python -m tfbigmodel.train resolved it."
-_MAY_CHANGE = {"training.epochs", "data.data_dir", "data.service"} | {
-    f"training.workers.{name}" for name in ("start_seconds", "silence_seconds", "health_port_offset")
-}
+# What may differ between a workdir's configuration and the one it is resumed with, keys or whole sections: how long to
+# train, on what, and what is written meanwhile; and where the data lies (info.json's fingerprint still tells whether it
+# is the same). The global batch is the same on any number of devices.
+_MAY_CHANGE = (
+    *("data.cache_dir", "data.data_dir", "data.service"),
+    *("training.epochs", "training.steps_per_execution", "training.strategy", "training.virtual_cpus"),
+    *("training.workers", "checkpoints", "tensorboard"),
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def _check_unchanged(workdir: Workdir, config: RunConfig) -> None:
     changed = {
         key: both
         for key, both in changed_keys(before, config).items()
-        if key not in _MAY_CHANGE and not key.startswith("data.service.")
+        if not any(key == each or key.startswith(f"{each}.") for each in _MAY_CHANGE)
     }
     if "training.seed" in changed:
         changed.pop("data.shuffle_seed", None)  # it follows from the other
