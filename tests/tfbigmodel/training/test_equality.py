@@ -10,16 +10,16 @@ was the same for replicas and for workers; TOLERANCES has what is allowed:
     deep_lstm (two layers, batches of any length, Adam)                                     3.4e-6
     bert_classifier (Adam, clipping)                                                        1.3e-5
     bert_pretraining (two batches an update), encoder_decoder                               2.1e-7
-    bfloat16                                                                                0.03
-    resnet50's last stage, from random weights: 2e-6 for 40 updates, then up to             1e-3
+    bfloat16                                                                        0.02 to 0.03
+    resnet50 (52 updates of its last stage, 26 of all; random weights; 3e-6 over the first) 1.4e-3
 
 Rounding is what differs: sums over a batch are added up in another order. How far it carries is the model's matter.
 SGD with momentum is the strict case; Adam divides by the gradient's own size, so that where that is near zero, rounding
 decides the direction. A whole ResNet50 with random weights is ill-conditioned in float32 by itself: changing its images
-by 1e-7 moves its first gradient by 1 %, in one process as well, and double precision differs from any of the ways by as
-much. So its updates are tiny here, and its bound is wide; statistics that are not synchronised are 0.06 off at once.
-What is large is what must be: with dropout replicas draw other masks than one process does, and
-the same test finds a difference above 1.
+by 1e-7 moves its first gradient by 1 %, in one process as well, and double precision differs from all three ways by as
+much. So its updates are tiny here, and its bound is wide; without synchronised batch norm the same run was 0.13 off at
+its first update, and up to 0.21. With dropout, where replicas must draw other masks than one process does, the same
+comparison finds a difference above 1.
 """
 
 import json
@@ -110,7 +110,7 @@ GROUPS = {"quick": QUICK, "texts": SLOW, "images": RESNET}
 # See above; the share of the loss by which a step may differ.
 TOLERANCES = {
     "images": 1e-4, "table": 1e-5, "lstm": 1e-3, "text_generator": 2e-4, "deep_lstm": 1e-3, "bert_classifier": 1e-3,
-    "bert_pretraining": 1e-3, "encoder_decoder": 1e-3, "bfloat16": 0.1, "resnet50": 5e-2,
+    "bert_pretraining": 1e-3, "encoder_decoder": 1e-3, "bfloat16": 0.1, "resnet50": 2e-2,
 }  # fmt: skip
 
 
@@ -268,8 +268,8 @@ def test_epochs_validation_weights_and_final_metrics_are_those_of_one_process(fo
 @pytest.mark.parametrize("name", ["resnet50"])
 def test_synchronised_batch_norm_is_exact_until_rounding_has_grown(folder, name, way):
     expected, received = losses(folder / "one" / name), losses(folder / way / name)
-    assert difference(expected[:26], received[:26]) < 1e-4
-    assert difference(expected[52:53], received[52:53]) < 1e-2, "the first update of the whole network"
+    assert difference(expected[:3], received[:3]) < 1e-4
+    assert difference(expected[52:53], received[52:53]) < 1e-3, "the first update of the whole network"
 
 
 @pytest.mark.parametrize("name", ["images"])
