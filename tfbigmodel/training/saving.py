@@ -1,5 +1,6 @@
 """Saving without stopping: a step waits for a copy of the state, and a thread writes it while training goes on."""
 
+import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -69,7 +70,9 @@ class CheckpointSaver:
             UserError: this is not asynchronous, and it cannot be written.
         """
         self.wait()
-        self._thread = threading.Thread(target=self._write, args=(step, arrays, dict(state), extra), name="checkpoint")
+        # The state, too, is copied: training goes on to change what is in it, such as the sums of a curve's next point.
+        contents = copy.deepcopy(dict(state))
+        self._thread = threading.Thread(target=self._write, args=(step, arrays, contents, extra), name="checkpoint")
         self._thread.start()
         if not self._asynchronous:
             self.wait()

@@ -57,6 +57,18 @@ def test_a_checkpoint_holds_what_was_when_it_was_begun(tmp_path):
         assert found["dense/kernel"][0, 0] == step
 
 
+def test_a_state_holds_what_was_when_it_was_begun(tmp_path):
+    large = {"w": np.zeros(4_000_000, np.float32)}  # takes longer to write than the state takes to change
+    state = {"tensorboard": {"loss": [3.0, 2.0]}, "history": [{"loss": 1.0}]}
+    with CheckpointSaver(tmp_path, keep=1) as saver:
+        saver.save(1, (large, {}), state)
+        state["tensorboard"]["loss"][0] = 7.0  # what training does meanwhile
+        state["tensorboard"]["accuracy"] = [1.0, 1.0]
+        state["history"].append({"loss": 0.5})
+    found = open_checkpoint(tmp_path / "step-0000000001").state
+    assert found == {"tensorboard": {"loss": [3.0, 2.0]}, "history": [{"loss": 1.0}]}
+
+
 def test_memory_is_written_over_when_the_checkpoint_is_there(tmp_path):
     net = model()
     with CheckpointSaver(tmp_path, keep=2) as saver:
