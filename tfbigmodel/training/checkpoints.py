@@ -206,8 +206,9 @@ def _first_whole(folders: Iterable[Path]) -> tuple[Checkpoint | None, dict[Path,
     for folder in folders:
         try:
             return open_checkpoint(folder), problems
-        except UserError as error:
-            problems[folder] = str(error)
+        except (UserError, FileNotFoundError) as error:
+            if folder.is_dir():  # else another process has pruned it, or set it aside, while this one read it
+                problems[folder] = str(error)
     return None, problems
 
 

@@ -2,12 +2,14 @@ import json
 import os
 import resource
 import signal
+import threading
 
 import keras
 import numpy as np
 import pytest
 
 from pipelines.errors import UserError
+from pipelines.files import write_manifest
 from tfbigmodel.training import checkpoints
 
 MODEL = {"a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "seed": np.array([1, 2], np.uint32)}
@@ -102,6 +104,21 @@ def test_a_damaged_one_set_aside_is_neither_counted_nor_in_the_way(tmp_path):
     save(tmp_path, 2)
     checkpoint, problems = checkpoints.latest_checkpoint(tmp_path)
     assert checkpoint.state["updates"] == 2
+    assert not problems
+
+
+def test_one_that_goes_while_it_is_read_gives_way_to_the_one_before(tmp_path):
+    """As where the chief sets aside what another worker is still reading, or prunes what `evaluate` opens."""
+    save(tmp_path, 1)
+    folder = save(tmp_path, 2)
+    with open(folder / "a.bin", "wb") as file:
+        file.truncate(300_000_000)  # read first, for a while
+    write_manifest(folder, "manifest.json")
+    timer = threading.Timer(0.02, checkpoints.set_aside, [folder])
+    timer.start()
+    checkpoint, problems = checkpoints.latest_checkpoint(tmp_path)
+    timer.join()
+    assert checkpoint.state["updates"] == 1
     assert not problems
 
 
