@@ -28,6 +28,7 @@ _CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
 }
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_DOTS = (".", "..")
 _CONNECT_SECONDS, _READ_SECONDS = 5, 60
 # Errors of the local disk, which are told where files are written.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -45,9 +46,12 @@ def check_url(url: str) -> str:
     """
     match = _SCHEME.match(url)
     scheme = match.group(1) if match else ""
+    if "@" in bucket_of(url):  # what stands before it is not shown
+        shown = f"{scheme}://…@{bucket_of(url).rpartition('@')[2]}"
+        raise UserError(f"{shown}: a URL cannot have credentials; {_CREDENTIALS.get(scheme, 'leave them out')}")
     if scheme not in _PACKAGES:
         expected = " or ".join(f"{known}://" for known in _PACKAGES)
-        raise UserError(f"{url}: expected a local path, or {expected}; received {scheme}://")
+        raise UserError(f"{url.partition('?')[0]}: expected a local path, or {expected}; received {scheme}://")
     if not bucket_of(url):
         raise UserError(f"{url} has no bucket; expected {scheme}://bucket/path")
     return url
@@ -70,11 +74,16 @@ def listing(url: str) -> dict[str, str]:
         relative = name.removeprefix(root).removeprefix("/")
         if info["type"] != "file" or name.endswith("/"):  # consoles mark folders by empty objects
             continue
-        if relative and (posixpath.normpath(relative) != relative or relative.startswith("..")):
+        if relative and not _is_below(relative):
             raise UserError(f"{url} holds an object named {relative!r}, which is no path of a file")
         version = info.get("ETag") or info.get("etag") or info.get("generation") or info.get("LastModified")
         files[relative] = f"{info['size']} {version}"
     return files
+
+
+def _is_below(relative: str) -> bool:
+    """Whether a name is a path that stays in its folder: what is fetched is written under it."""
+    return posixpath.normpath(relative) == relative and not relative.startswith(("/", "../")) and relative not in _DOTS
 
 
 def fetch(url: str, names: Mapping[str, str], folder: Path) -> None:

@@ -45,7 +45,10 @@ def join(base: Path | str, relative: Path | str) -> str:
     if is_remote(relative) or os.path.isabs(relative) or not is_remote(base):
         return str(relative) if is_remote(relative) else str(Path(base, relative))
     scheme, _, rest = str(base).partition("://")
-    return f"{scheme}://{posixpath.normpath(posixpath.join(rest, str(relative)))}"
+    bucket, _, folder = rest.partition("/")
+    # Below a root, as a file system has it: no number of `..` leads into another bucket.
+    path = posixpath.normpath(posixpath.join("/", folder.lstrip("/"), str(relative)))
+    return f"{scheme}://{bucket}{path}".rstrip("/")
 
 
 def absolute(path: Path | str) -> Path | str:

@@ -32,6 +32,8 @@ def check_url(url: str) -> str:
         RemoteError: Another scheme, no bucket, or the package for it is not installed.
     """
     scheme, _, rest = url.partition("://")
+    if "@" in rest.partition("/")[0]:  # what stands before it is not shown
+        raise RemoteError(f"{scheme}://…: a URL cannot have credentials; give them as the store's own tools take them")
     if scheme not in _PACKAGES:
         raise RemoteError(f"{url}: expected an absolute path, gs:// or s3://")
     if not rest.partition("/")[0]:

@@ -84,7 +84,7 @@ def _versions(url: str) -> dict[int, tuple[str, dict[str, str]]]:
         name, _, relative = path.removeprefix(f"{root}/").partition("/")
         if info["type"] != "file" or not relative or relative.endswith("/") or not is_version(name):
             continue
-        if posixpath.normpath(relative) != relative or relative.startswith(("../", "/")):
+        if posixpath.normpath(relative) != relative or relative.startswith(("../", "/")) or relative in (".", ".."):
             raise RemoteError(f"{url} holds an object named {name}/{relative}, which is no path of a file")
         version = info.get("ETag") or info.get("etag") or info.get("generation")
         folders.setdefault(name, {})[relative] = f"{info['size']} {version}"

@@ -40,6 +40,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("s3://bucket/data", "a/*.csv", "s3://bucket/data/a/*.csv"),
         ("s3://bucket/data/", "./a/../b.csv", "s3://bucket/data/b.csv"),
         ("gs://bucket", ".", "gs://bucket"),
+        ("gs://bucket/data", "../../other/x", "gs://bucket/other/x"),
         ("gs://bucket/data", "s3://other/x", "s3://other/x"),
         ("gs://bucket/data", "/mnt/x.csv", "/mnt/x.csv"),
         (Path("/data"), "a.csv", "/data/a.csv"),
@@ -148,11 +149,15 @@ def test_what_changes_while_it_is_read_is_read_again(bucket, folder):
         local(url, wanted)
 
 
-def test_an_object_that_is_no_path_is_refused(new_bucket):
+def test_an_object_that_is_no_path_is_refused(new_bucket, tmp_path):
     bucket = new_bucket("s3")
     filesystem(bucket).pipe_file(f"{bucket}/x/../../escaped", b"")
     with pytest.raises(UserError, match=r"holds an object named '\.\./\.\./escaped', which is no path of a file"):
         local(f"{bucket}/x")
+    filesystem(bucket).pipe_file(f"{bucket}/y/{tmp_path}/escaped", b"")
+    with pytest.raises(UserError, match=f"holds an object named '{tmp_path}/escaped', which is no path of a file"):
+        local(f"{bucket}/y")
+    assert not (tmp_path / "escaped").exists()
 
 
 @pytest.mark.parametrize(
@@ -160,6 +165,11 @@ def test_an_object_that_is_no_path_is_refused(new_bucket):
     [
         ("ftp://host/x", "ftp://host/x: expected a local path, or gs:// or s3://; received ftp://"),
         ("s3:///x", "s3:///x has no bucket; expected s3://bucket/path"),
+        ("https://h/x?signature=a", "https://h/x: expected a local path, or gs:// or s3://; received https://"),
+        (
+            "s3://key:secret@b/x",
+            "s3://…@b: a URL cannot have credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+        ),
     ],
 )
 def test_other_urls_are_refused(url, message):

@@ -125,6 +125,8 @@ def test_urls_that_cannot_be_served_are_refused_at_start(new_bucket, monkeypatch
     assert read_models(ServerOptions(model_base_path=f"{bucket}/empty"))[0].url == f"{bucket}/empty"
     mistakes = {
         "ftp://host/m": "--model_base_path: ftp://host/m: expected an absolute path, gs:// or s3://",
+        "s3://key:secret@b/m": "--model_base_path: s3://…: a URL cannot have credentials; give them as the store's own "
+        "tools take them",
         "s3:///m": "--model_base_path: s3:///m has no bucket; expected s3://bucket/path",
         f"{bucket}x/m": f"base path of model default: {bucket}x/m cannot be read: there is no such bucket or file (The "
         "specified bucket does not exist)",
