@@ -13,6 +13,8 @@ from tfbigmodel.training.cluster import cluster_of_environment
 from tfbigmodel.training.config import TrainingConfig
 from tfbigmodel.training.health import Peers, WorkerGone
 
+# What TensorFlow tells as it tells memory that is short: event files and data caches that cannot be written.
+_DISK_FULL = ("; No space left on device", "; Disk quota exceeded")
 # Values that one collective operation adds up; longer arrays go in pieces.
 _PIECE = 2**22
 # How long the health check may take to say who is gone: a closed connection tells at once.
@@ -108,20 +110,23 @@ def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
 
 @contextmanager
 def resource_errors_told(multi_worker: bool, peers: Peers) -> Iterator[None]:
-    """Turns what TensorFlow raises when memory is short, or another worker has gone, into one line.
+    """Turns what TensorFlow raises when memory or the disk is short, or another worker has gone, into one line.
 
     Args:
         multi_worker: whether several processes train together.
         peers: what is known of the other workers.
 
     Raises:
-        UserError: memory ran out.
+        UserError: memory ran out, or a disk is full.
         WorkerGone: another worker ended while this one was waiting for it.
     """
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
         what = re.sub(r"\{\{.*?\}\} ?", "", str(error).partition("[[{{")[0].partition("\n")[0]).strip()
+        if what.endswith(_DISK_FULL):
+            path, _, why = what.rpartition("; ")
+            raise UserError(f"cannot write {path}: {why}; make room and start again") from error
         raise UserError(f"out of memory: {what}; lower data.batch_size (see training.gradient_accumulation) or the "
                         "model's size") from error  # fmt: skip
     except tf.errors.OpError as error:

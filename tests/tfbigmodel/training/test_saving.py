@@ -132,12 +132,15 @@ def test_killed_a_hundred_times_while_saving_there_is_always_a_whole_checkpoint(
 
 
 _FULL_DISK = """
-import sys
+import os, sys
 import numpy as np
 from pathlib import Path
 from pipelines.errors import UserError
 from tfbigmodel.training.checkpoints import latest_checkpoint
+from tfbigmodel.training.distribution import resource_errors_told
+from tfbigmodel.training.health import Peers
 from tfbigmodel.training.saving import CheckpointSaver
+from tfbigmodel.training.tensorboard import TensorBoard
 root = Path(sys.argv[1])
 saver = CheckpointSaver(root, keep=2)
 for step in range(1, 9):
@@ -151,6 +154,18 @@ checkpoint, problems = latest_checkpoint(root)
 assert not problems
 assert (checkpoint.model_arrays()["w"] == step - 1).all()
 print(step, sorted(path.name for path in root.iterdir()))
+board = TensorBoard(root.parent / "tensorboard", every_steps=1, histograms=False)
+with open(root.parent / "others", "wb") as file:
+    file.write(b"x" * (os.statvfs(root).f_bavail * os.statvfs(root).f_frsize))
+try:
+    with resource_errors_told(False, Peers()):
+        for update in range(100):
+            board.validation(update, {"loss": 1.0})
+        board.flush()
+except UserError as error:
+    print(error)
+sys.stdout.flush()
+os._exit(0)  # TensorFlow would try again
 """
 
 
@@ -165,7 +180,9 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_partial_file(tmp_path):
         ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=120, env=environment
     )
     assert done.returncode == 0, done.stderr
-    told, rest = done.stdout.strip().splitlines()
+    told, rest, of_curves = done.stdout.strip().splitlines()
     assert told.startswith(f"cannot write {tmp_path}/checkpoints/step-0000000003")
     assert told.endswith("No space left on device; make room and start again")
+    assert of_curves.startswith(f"cannot write {tmp_path}/tensorboard/validation/events.out.tfevents.")
+    assert of_curves.endswith("No space left on device; make room and start again")
     assert rest == "3 ['step-0000000001', 'step-0000000002']"
