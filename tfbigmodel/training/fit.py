@@ -192,6 +192,10 @@ def fit(
                 run_steps(train_steps, iterator, pace)
                 end_epoch(phase)
         listeners.on_train_end()
+        saver.wait()
+        # Asked since the last epoch's end was near: what is left is to measure, which the next start does.
+        if any(agree(strategy, len(caught))):
+            interrupt()
     return state
 
 

@@ -16,6 +16,7 @@ import tfbigmodel
 from pipelines.errors import UserError
 from tfbigmodel.config import resolve, validate_config
 from tfbigmodel.training.checkpoints import best_checkpoint, latest_checkpoint
+from tfbigmodel.training.signals import Interrupted
 from tfbigmodel.training.state import TrainState
 
 COMMAND = [sys.executable, "-m", "tfbigmodel.train"]
@@ -144,6 +145,19 @@ def test_asked_to_stop_it_saves_where_it_is(tmp_path, number, code):
     assert process.returncode == code
     state, _ = final_state(tmp_path / "run")
     assert errors.strip() == f"stopped after update {state['updates']}; the same command goes on from there"
+
+
+def test_asked_to_stop_when_training_ends_it_leaves_measuring_to_the_next_start(uninterrupted, tmp_path):
+    class AskAtTheEnd(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="stopped after update 57"):
+        tfbigmodel.train(config(dropout=0.3), tmp_path / "run", [AskAtTheEnd()])
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert tfbigmodel.train(config(dropout=0.3), tmp_path / "run") == uninterrupted[1]
+    assert_same_run(uninterrupted[0], tmp_path / "run")
 
 
 def test_two_replicas_give_the_numbers_of_one(tmp_path):
