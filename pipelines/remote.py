@@ -72,6 +72,11 @@ def matching(pattern: str) -> list[str]:
     return sorted(f"{scheme}://{name}" for name, info in found.items() if info["type"] == "file")
 
 
+def matching_below(base: Path | str, pattern: str) -> list[str]:
+    """`matching` of a pattern below a folder, whose own path may have brackets or stars in it."""
+    return matching(join(base if is_remote(base) else glob.escape(str(base)), pattern))
+
+
 def exists(path: Path | str) -> bool:
     """Whether a file or folder is there.
 

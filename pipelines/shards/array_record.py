@@ -1,5 +1,6 @@
 """ArrayRecord files of `tf.train.Example`s: records are read by their number."""
 
+import collections
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from pipelines.shards.values import Blocks, Chunk, Kind
 # Read what is asked for, and nothing beyond it.
 _OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _LOOKED_AT = 16
+# Files that are open at a time; systems allow a process about a thousand.
+_OPEN = 128
 
 
 def kinds(path: str) -> dict[str, Kind]:
@@ -93,7 +96,7 @@ class ArrayRecordReader:
     def __init__(self, blocks: Blocks, kinds: Mapping[str, Kind]) -> None:
         self.blocks = blocks
         self._kinds = dict(kinds)
-        self._readers: dict[int, Any] = {}
+        self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
         starts = np.searchsorted(blocks.file, np.arange(len(blocks.paths)))
         self._first_of_file = blocks.first[starts]
@@ -120,6 +123,10 @@ class ArrayRecordReader:
 
     def _reader(self, number: int) -> Any:
         with self._lock:
-            if number not in self._readers:
+            if number in self._readers:
+                self._readers.move_to_end(number)
+            else:
                 self._readers[number] = _open(self.blocks.paths[number])
+                if len(self._readers) > _OPEN:
+                    self._readers.popitem(last=False)  # closed when nothing reads from it any more
             return self._readers[number]

@@ -82,6 +82,8 @@ class LabelCheck:
                 raise UserError(
                     f"{place(at)}, column {self._column}: the label is empty; give it or leave the record out"
                 )
+            if "\ufffd" in label:  # it would be no class in the graph, which takes bytes as they are
+                raise UserError(f"{place(at)}, column {self._column}: the label is no text in UTF-8; write it as one")
             if self._given is not None:
                 raise UserError(
                     f'{place(at)}, column {self._column}: label "{shorten(label)}" is none of data.classes; '

@@ -67,11 +67,12 @@ def find(data_dir: Path | str, pattern: str, key: str) -> FileSet:
         UserError: it is a folder.
     """
     where = remote.join(data_dir, pattern)
-    if not remote.is_remote(where) and not glob.has_magic(where):
+    if not remote.is_remote(where) and (Path(where).exists() or not glob.has_magic(where)):
         if Path(where).is_dir():
             raise UserError(f"{where} ({key}) is a folder; give a file, or a pattern such as {pattern}/*.tfrecord")
-        require_file(Path(where), key)
-    names = remote.matching(where)
+        names = [str(require_file(Path(where), key))]
+    else:
+        names = remote.matching_below(data_dir, pattern)
     if not names:
         raise MissingFileError(f"no file is like {where} ({key}){_there(where)}")
     paths = tuple(str(path) for path in remote.local_files(names))

@@ -32,19 +32,20 @@ class Form:
     image: str | None = None
 
 
-def choose(kinds: Mapping[str, Kind], config: ShardsConfig, origin: str) -> Form:
+def choose(kinds: Mapping[str, Kind], config: ShardsConfig, origin: str, unusable: Mapping[str, str]) -> Form:
     """The columns that the configuration names, or else all that can be features.
 
     Args:
         kinds: the columns of the files, and what they hold.
         config: the run's configuration.
         origin: the first file, for messages.
+        unusable: the columns that hold something else, and their types.
 
     Raises:
-        UserError: a column is not there, is named twice, holds something else than its role needs; or no feature is
-            left.
+        UserError: a column is not there, cannot be used, is named twice, holds something else than its role needs; or
+            no feature is left.
     """
-    _check_names(kinds, config, origin)
+    _check_names(kinds, config, origin, unusable)
     if config.task == "regression":
         _require_kind(config.label, kinds, ("float", "int"), origin, "data.task: regression needs numbers")
     else:
@@ -87,7 +88,7 @@ def _form(
     return Form({name: kinds[name] for name in used}, label, numeric, categorical, text, image)
 
 
-def _check_names(kinds: Mapping[str, Kind], config: ShardsConfig, origin: str) -> None:
+def _check_names(kinds: Mapping[str, Kind], config: ShardsConfig, origin: str, unusable: Mapping[str, str]) -> None:
     """Every column that is named is there, and has one role."""
     if config.text is not None and config.image is not None:
         raise UserError("data.text and data.image cannot be used together: a model reads texts or images; remove one")
@@ -101,6 +102,11 @@ def _check_names(kinds: Mapping[str, Kind], config: ShardsConfig, origin: str) -
                 f"data.{key} and data.{reads} cannot be used together: a model reads columns or {reads}s; remove one"
             )
         for name in names:
+            if name in unusable and key != "ignore":
+                raise UserError(
+                    f"{origin}: column {name} (data.{key}) is of type {unusable[name]:.80}, which is neither numbers "
+                    "nor texts nor bytes; write it as one of them"
+                )
             if name not in kinds and key != "ignore":
                 raise UserError(f'{origin} has no column "{shorten(name)}" (data.{key}); {did_you_mean(name, kinds)}')
             if name in named:

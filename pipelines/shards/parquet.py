@@ -129,23 +129,20 @@ class ParquetReader:
         return dict(stored)
 
     def _rows(self, index: np.ndarray) -> list[np.ndarray]:
-        import pyarrow as pa
-
         order = np.argsort(index, kind="stable")
         ordered = index[order]
         block = np.searchsorted(self.blocks.first, ordered, side="right") - 1
         wanted, starts = np.unique(block, return_index=True)
-        parts = []
-        for number, rows in zip(wanted.tolist(), np.split(ordered, starts[1:]), strict=True):
-            parts.append(self._group(number).take(pa.array(rows - self.blocks.first[number])))
-        table = pa.concat_tables(parts)
-        back = np.empty(len(order), np.int64)
-        back[order] = np.arange(len(order))
-        columns = []
-        for name, kind in self._kinds.items():
-            values = _array(table.column(name).combine_chunks(), kind)[back]
-            columns.append(values.astype(np.float32) if kind == "float" else values)
-        return columns
+        columns = {
+            name: np.empty(len(order), object if kind == "bytes" else DTYPES[kind].as_numpy_dtype)
+            for name, kind in self._kinds.items()
+        }
+        for number, rows in zip(wanted.tolist(), np.split(order, starts[1:]), strict=True):
+            part = self._group(number).take(index[rows] - self.blocks.first[number])
+            for name, kind in self._kinds.items():
+                # As arrays, because columns of a kind may be of different types in different files: int32 and int64.
+                columns[name][rows] = _array(part.column(name).combine_chunks(), kind)
+        return list(columns.values())
 
     def _group(self, number: int) -> Any:
         import pyarrow as pa
@@ -160,6 +157,9 @@ class ParquetReader:
             with _open(path, self._metadata.get(path)) as file:
                 self._metadata[path] = file.metadata
                 table = file.read_row_group(group, columns=list(self._kinds), use_threads=False)
+            for position, field in enumerate(table.schema):
+                if pa.types.is_string_view(field.type):  # rows cannot be taken of it
+                    table = table.set_column(position, field.name, table.column(position).cast(pa.large_string()))
         except (pa.ArrowException, OSError) as error:
             raise _damaged(path, group, error) from error
         with self._lock:

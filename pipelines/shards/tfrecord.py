@@ -4,6 +4,7 @@ TensorFlow checks each record's two checksums whenever it is read. Where the blo
 read for the first time.
 """
 
+import itertools
 import os
 import struct
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,7 @@ def kinds(path: str) -> dict[str, Kind]:
     with open(path, "rb") as file:
         if file.read(2) == _GZIP:
             raise UserError(f"{path} is compressed, and there is no way into its middle; unpack it (gunzip)")
+    _check_lengths(path, _LOOKED_AT)
     return protos.kinds_of(_first_records(path), path)
 
 
@@ -44,6 +46,7 @@ def scan(path: str, kinds: Mapping[str, Kind]) -> Iterator[Chunk]:
     Raises:
         UserError: a record is damaged, or not as it must be; the message has its number.
     """
+    _check_lengths(path)
     parse = lambda records: (protos.parse(records, kinds), tf.strings.length(records))  # noqa: E731
     dataset = tf.data.TFRecordDataset(path).batch(RECORDS_PER_BLOCK).map(parse, tf.data.AUTOTUNE).prefetch(4)
     offset = number = 0
@@ -57,18 +60,27 @@ def scan(path: str, kinds: Mapping[str, Kind]) -> Iterator[Chunk]:
         if offset != os.path.getsize(path):
             raise UserError(f"{path} record {number + 1} {_damage(path, offset)}; write the file again")
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        records = list(_records(path, offset, number + 1))
-        protos.explain(records[:RECORDS_PER_BLOCK], number + 1, kinds, path)
+        records = list(itertools.islice(_records(path, offset, number + 1), RECORDS_PER_BLOCK))
+        protos.explain(records, number + 1, kinds, path)
         raise UserError(f"{path}: a record after {number:,} cannot be read: {error.message:.200}") from error
 
 
 def _first_records(path: str) -> list[bytes]:
-    first = []
-    for record in _records(path, 0, 1):
-        first.append(record)
-        if len(first) == _LOOKED_AT:
-            break
-    return first
+    return list(itertools.islice(_records(path, 0, 1), _LOOKED_AT))
+
+
+def _check_lengths(path: str, most: int | None = None) -> None:
+    """Refuses a record that would be longer than the file: TensorFlow asks for its memory first, and dies of it."""
+    size, offset = os.path.getsize(path), 0
+    with open(path, "rb") as file:
+        for number in itertools.count(1) if most is None else range(1, most + 1):
+            head = file.read(8)
+            if len(head) < 8:
+                return
+            after = offset + struct.unpack("<Q", head)[0] + _FRAME_BYTES
+            if after > size:
+                raise UserError(f"{path} record {number} {_damage(path, offset)}; write the file again")
+            offset = file.seek(after)
 
 
 def _records(path: str, offset: int, number: int) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,7 +16,7 @@ from pipelines.shards.data import SplitFiles, StreamedData, usual_streams
 from pipelines.shards.files import FileSet, check_columns, common_kinds, find, format_of
 from pipelines.shards.form import Form, Mapper, choose
 from pipelines.shards.order import Division, Places
-from pipelines.shards.parquet import ParquetReader
+from pipelines.shards.parquet import ParquetReader, unusable
 from pipelines.shards.survey import Survey, Surveyed, split_classes, survey
 from pipelines.shards.tfrecord import TFRecordReader
 from pipelines.shards.values import Kind, Reader
@@ -38,7 +39,7 @@ def load(config: ShardsConfig) -> Data:
     format_name = _format(files, config)
     kinds = common_kinds(files, format_name)
     first = files["train"].paths[0]
-    form = choose(kinds, config, first)
+    form = choose(kinds, config, first, unusable(first) if format_name == "parquet" else {})
     _check_options(form, config, files["train"].origin)
     for each in files.values():
         check_columns(each, format_name, form.kinds, first)
@@ -94,11 +95,21 @@ def _files(config: ShardsConfig) -> dict[Split, FileSet]:
         "validation": config.validation_path,
         "test": config.test_path,
     }
-    return {
+    files = {
         split: find(config.data_dir, path, "data.path" if split == "train" else f"data.{split}_path")
         for split, path in paths.items()
         if path is not None
     }
+    of_path: dict[str, FileSet] = {}
+    for each in files.values():
+        for path in each.paths:
+            other = of_path.setdefault(os.path.realpath(path), each)
+            if other is not each:
+                raise UserError(
+                    f"{path} is named in {other.key} ({other.origin}) and in {each.key} ({each.origin}); its examples "
+                    "would be in both splits: leave it in one"
+                )
+    return files
 
 
 def _format(files: Mapping[Split, FileSet], config: ShardsConfig) -> str:

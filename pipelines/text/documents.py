@@ -9,7 +9,7 @@ from pipelines.config import CorpusPart
 from pipelines.errors import MissingFileError, UserError
 from pipelines.lookup import require_file
 from pipelines.names import listing
-from pipelines.remote import is_remote, join, local, local_files, matching
+from pipelines.remote import is_remote, join, local, local_files, matching_below
 from pipelines.tables.columns import require_column
 from pipelines.tables.reading import FORMATS
 
@@ -50,7 +50,7 @@ def corpus_files(part: CorpusPart, data_dir: Path | str, key: str) -> list[Path]
     path = join(data_dir, part.path or "")
     if not glob.has_magic(path) or (not is_remote(path) and Path(path).exists()):
         return [require_file(local(path), f"{key}.path")]
-    files = matching(path)
+    files = matching_below(data_dir, part.path or "")
     if not files:
         there = "" if is_remote(path) else f"; {_what_is_there(Path(path))}"
         raise MissingFileError(f"{path} ({key}.path) matches no file{there}")

@@ -69,6 +69,27 @@ def test_missing_values_are_filled_in(load: Load, write: Write) -> None:
         assert data.info.class_names == ("0", "1")
 
 
+def test_parquet_files_may_have_columns_of_different_types_of_a_kind(load: Load, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = tmp_path / "data [v2] 中%20"
+    folder.mkdir()
+    texts = pa.array(["红", "blue"] * 20)
+    for name, number, text in (
+        ("a", pa.int32(), texts.dictionary_encode()), ("b", pa.int64(), texts.cast(pa.large_string())),
+        ("c", pa.uint8(), texts.cast(pa.string_view())),
+    ):  # fmt: skip
+        columns = {"x": pa.array(range(40), number), "colour": text, "label": pa.array(["yes", "no"] * 20)}
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet", row_group_size=16)
+    data = load("*.parquet", data_dir=folder, split=ALL, normalization="none", shuffle_window=64, streams=1)
+    shown = np.concatenate([features["features"] for features, _ in data.train()])
+    assert len(shown) == 96
+    assert (shown[:, 1] == (shown[:, 0] % 2 == 1)).all(), "blue ones are odd"
+    assert values_of(data, "features")[:, 0].tolist() == [*range(40)] * 3
+    assert load("b.parquet", data_dir=folder, split=ALL).info.counts["train"] == 40
+
+
 def test_regression_has_targets_in_their_own_units(load: Load, write: Write) -> None:
     rows = [{"x": float(i), "price": 100.0 + i} for i in range(96)]
     data = load(write(rows, {"x": "float", "price": "float"}), label="price", task="regression", split=ALL)

@@ -1,6 +1,7 @@
 """What users can do wrong with files of examples: one line each, with file and record."""
 
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,6 +175,41 @@ def test_files_that_are_not_there(load: Load, write: Write, tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"records \(data.path\) ends in none of .tfrecord, .parquet and .array_record"):
         load(tmp_path / "records", **SMALL)
     load(tmp_path / "records", format="tfrecord", **SMALL)
+
+
+def test_a_file_of_two_splits_is_refused(load: Load, write: Write) -> None:
+    path = write(ROWS)
+    with pytest.raises(
+        UserError, match=r"is named in data.path \(.*\) and in data.test_path \(.*its examples would be"
+    ):
+        load(path, test_path=str(Path(path).parent / "*"), **SMALL)
+
+
+def test_labels_that_are_no_text_and_columns_that_are_nothing_usable(load: Load, write: Write, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"record 21, column label: the label is no text in UTF-8; write it as one"):
+        load(write(changed(20, label=b"\xffyes")), **SMALL)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    dates = pa.array(range(40), pa.date32())
+    pq.write_table(pa.table({"when": dates, "x": range(40), "label": ["a", "b"] * 20}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet: column when \(data.numeric\) is of type date32\[day\], which is"):
+        load(tmp_path / "a.parquet", numeric=["when"], **SMALL)
+
+
+@pytest.mark.parametrize("length", [2**40, 2**64 - 1])
+def test_a_record_that_says_it_is_enormous(load: Load, tmp_path: Path, length: int) -> None:
+    # With checksums that agree: nobody's mistake. TensorFlow would end the process.
+    import google_crc32c
+
+    def checksum(data: bytes) -> bytes:
+        crc = google_crc32c.value(data)
+        return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+    head = struct.pack("<Q", length)
+    (tmp_path / "a.tfrecord").write_bytes(head + checksum(head) + b"x" * 100)
+    with pytest.raises(UserError, match=r"a.tfrecord record 1 is damaged"):
+        load(tmp_path / "a.tfrecord", **SMALL)
 
 
 def test_compressed_tfrecord_is_refused(load: Load, tmp_path: Path) -> None:
