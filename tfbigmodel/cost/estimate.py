@@ -25,7 +25,7 @@ from tfbigmodel.cost.warnings import warnings_of
 from tfbigmodel.inference import check_threshold
 from tfbigmodel.model import build_model, fill_in_preset, load_data, make_task
 from tfbigmodel.training.cluster import cluster_of_environment
-from tfbigmodel.training.distribution import make_strategy, resource_errors_told, worker_index
+from tfbigmodel.training.distribution import agree, make_strategy, resource_errors_told, worker_index
 from tfbigmodel.training.health import watched
 from tfbigmodel.training.phases import Phase, begin_phase, phases_of
 from tfbigmodel.training.rule import make_rule, updates_per_epoch
@@ -111,7 +111,8 @@ def _estimate(config: RunConfig, strategy: tf.distribute.Strategy, tell: Callabl
         phase_needs = memory.total if gpus else in_use + local * memory.total
         needed = max(needed, phase_needs)
         timing = None
-        if phase_needs <= device_memory:  # who runs out of memory is killed, and learns nothing
+        # Who runs out of memory is killed, and learns nothing. Workers measure together, or none does.
+        if all(agree(strategy, int(phase_needs <= device_memory))):
             tell(f"measuring updates{name}")
             timing, taken = measure(model, optimizer, data, task, strategy, rule, batches)
             memory = dataclasses.replace(memory, measured=taken if gpus else taken // local)
