@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
+import threading
 import types
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -27,6 +29,9 @@ def run_command(
         The exit code: 2 for a user's mistake, 128 + the signal's number where a signal ended the command.
     """
     arguments = parser.parse_args(argv)
+    if os.getpid() == 1 and threading.current_thread() is threading.main_thread():
+        # In a container the system ignores SIGTERM to process 1, unless it says itself what to do.
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     for stream in (sys.stdout, sys.stderr):
         # Class names and texts may be Chinese whatever the locale says; a replacement is better than a traceback.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from training_manifests import VARIANTS, arguments, files, only, option, pods, rendered
@@ -110,6 +111,25 @@ def test_tensorboard_takes_its_arguments():
     assert (board.flags.host, board.flags.port) == ("127.0.0.1", 6006)
     check = pods(files("job"))["tensorboard"]["spec"]["containers"][0]["livenessProbe"]["exec"]["command"]
     assert "http://127.0.0.1:6006/" in check[-1]
+
+
+def test_as_process_1_of_a_container_a_command_ends_when_it_is_told_to():
+    """Also where it is not training, and has nothing to save: the system would ignore the signal there."""
+    if subprocess.run(["unshare", "-rpf", "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody make a process 1")
+    script = (
+        "import os, time; from tfbigmodel.command_line import make_parser, run_command\n"
+        "run_command(make_parser('x', 'y'), lambda arguments: (print(os.getpid(), flush=True), time.sleep(60)), [])"
+    )
+    command = ["unshare", "-rpf", "--kill-child", sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "1\n"
+            (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(int(child), signal.SIGTERM)
+            assert process.wait(timeout=20) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
 
 
 @pytest.mark.slow
