@@ -27,6 +27,7 @@ What stands after -- goes to Apache Beam as it is. The same input and settings g
 whatever runner, with whatever number of workers. Read them with data.source: shards (--format tfrecord or parquet), or
 data.source: corpus (parquet).
 """
+_PACKED = (".zst", ".zip", ".7z", ".rar", ".tar", ".tgz", ".tar.gz")
 _USER_ERROR = re.compile(r"UserError: (.*?)(?: \[while running|\n|$)")
 
 
@@ -81,8 +82,9 @@ def _act(arguments: argparse.Namespace, beams: Sequence[str]) -> None:
         )  # fmt: skip
 
     if "://" in arguments.output:
-        if _called(lambda: FileSystems.exists(FileSystems.join(arguments.output, REPORT)), "--output"):
-            raise UserError(f"--output: {arguments.output} exists already and is not overwritten; choose another name")
+        # Also what a run that was ended left behind: files of another division would be read with the new ones.
+        if _matched(FileSystems.join(arguments.output, "*"), "--output"):
+            raise UserError(f"--output: {arguments.output} has files already; remove them or choose another name")
         _run(arguments.runner, beams, paths, settings(arguments.output))
         say("" if arguments.quiet else f"wrote {arguments.output}; see {REPORT} there")
         return
@@ -101,7 +103,11 @@ def _run(runner: str, beams: Sequence[str], paths: list[str], settings: Settings
 
     options = PipelineOptions(["--runner", runner, *beams])
     try:
-        with beam.Pipeline(options=options) as pipeline:
+        made = beam.Pipeline(options=options)
+    except (ValueError, ImportError) as error:  # no such runner, or one that lacks an option or a package
+        raise UserError(f"--runner {runner}: {error}") from error
+    try:
+        with made as pipeline:
             build(pipeline, paths, settings)
     except Exception as error:
         # Runners raise errors of their own, which hold the worker's as text.
@@ -125,14 +131,15 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _files(patterns: Sequence[str]) -> list[str]:
     """The files of all patterns, each once, sorted."""
-    from apache_beam.io.filesystems import FileSystems
-
     paths: set[str] = set()
     for pattern in patterns:
-        matched = _called(lambda pattern=pattern: FileSystems.match([pattern])[0].metadata_list, "--input")
+        matched = _matched(pattern, "--input")
         if not matched:
             raise MissingFileError(f"--input: {pattern} matches no file")
-        paths |= {one.path for one in matched}
+        paths |= set(matched)
+    packed = next((path for path in sorted(paths) if path.lower().endswith(_PACKED)), None)
+    if packed:
+        raise UserError(f"--input: {packed} is packed in a way that is not read here; unpack it, or use gzip")
     return sorted(paths)
 
 
@@ -154,10 +161,12 @@ def _text_column(arguments: argparse.Namespace, paths: list[str], of_text_files:
     return text
 
 
-def _called(call: Any, option: str) -> Any:
-    """What a call of Beam's file systems gives."""
+def _matched(pattern: str, option: str) -> list[str]:
+    """The files of a pattern, on any of Beam's file systems."""
+    from apache_beam.io.filesystems import FileSystems
+
     try:
-        return call()
+        return [one.path for one in FileSystems.match([pattern])[0].metadata_list]
     except ValueError as error:  # there is no package for such a path
         raise UserError(f"{option}: {error}") from error
     except Exception as error:

@@ -96,7 +96,6 @@ class _Clean(beam.DoFn):
         if form.text is not None:
             value = row.get(form.text)
             text = value.decode("utf-8", "replace") if isinstance(value, bytes) else "" if value is None else str(value)
-            text = text.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair
             events["damaged"] = int("\ufffd" in text)
             for name, step in self._steps.items():
                 cleaned = step(text)
@@ -116,8 +115,10 @@ class _Clean(beam.DoFn):
         form = self._settings.form
         if form.text is not None and not normalised(str(row[form.text])):
             return "empty"
-        if form.label is not None and row.get(form.label) in (None, ""):
-            return "without_label"
+        if form.label is not None:
+            label = row.get(form.label)
+            if label is None or (isinstance(label, str | bytes) and not label.strip()):
+                return "without_label"
         return "" if any(value is not None for value in row.values()) else "empty"
 
 

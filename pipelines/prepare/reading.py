@@ -1,10 +1,15 @@
 """Rows of files of any size, on any file system that Apache Beam knows; a row at a time in memory."""
 
+import bz2
 import csv
 import dataclasses
+import gzip
 import io
 import json
-from collections.abc import Iterator
+import lzma
+import math
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -14,7 +19,8 @@ from pipelines.prepare.content import Row, Value
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
-_COMPRESSED = (".gz", ".bz2", ".zst", ".lzma", ".xz")
+# Python's own, which find out that a file is cut off: Beam's take what they have for all there is.
+_UNPACKED: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".lzma": lzma.open}
 TEXT_COLUMN = "text"
 """The column of a text file's documents."""
 
@@ -47,25 +53,34 @@ def read_rows(path: str, form: Form) -> Iterator[dict[str, Value]]:
     Raises:
         UserError: it is damaged, or a column is missing.
     """
+    from apache_beam.io.filesystem import CompressionTypes
     from apache_beam.io.filesystems import FileSystems
 
+    unpacked = _UNPACKED.get(PurePosixPath(path.lower()).suffix)
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        try:
+            yield from _rows(unpacked(file) if unpacked else file, path, form)
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            raise UserError(f"{path} cannot be read, or is damaged or cut off: {error}") from error
+
+
+def _rows(file: Any, path: str, form: Form) -> Iterator[dict[str, Value]]:
     suffix = _suffix(path)
-    with FileSystems.open(path) as file:
-        if suffix == ".parquet":
-            rows = _parquet(file, path)
+    if suffix == ".parquet":
+        rows = _parquet(file, path)
+    else:
+        text = io.TextIOWrapper(io.BufferedReader(_Readable(file)), form.encoding, errors="replace", newline="")
+        if suffix in _DELIMITERS:
+            rows = _delimited(text, path, _DELIMITERS[suffix])
+        elif suffix in _JSON_LINES:
+            rows = _json_lines(text, path)
         else:
-            text = io.TextIOWrapper(io.BufferedReader(_Readable(file)), form.encoding, errors="replace", newline="")
-            if suffix in _DELIMITERS:
-                rows = _delimited(text, path, _DELIMITERS[suffix])
-            elif suffix in _JSON_LINES:
-                rows = _json_lines(text, path)
-            else:
-                rows = ({TEXT_COLUMN: document} for document in _documents(text, form.documents))
-        for index, row in enumerate(rows):
-            # An object of JSON may leave out a column that has no value.
-            if index == 0 and suffix not in _JSON_LINES:
-                _check_columns(row, form, path)
-            yield row
+            rows = ({TEXT_COLUMN: document} for document in _documents(text, form.documents))
+    for index, row in enumerate(rows):
+        # An object of JSON may leave out a column that has no value.
+        if index == 0 and suffix not in _JSON_LINES:
+            _check_columns(row, form, path)
+        yield row
 
 
 class _Readable(io.RawIOBase):
@@ -128,7 +143,7 @@ def _json_lines(text: io.TextIOBase, path: str) -> Iterator[dict[str, Value]]:
             raise UserError(f"{path}, line {number}: not valid JSON ({error})") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: expected an object with columns, received {line.strip()[:40]}")
-        yield {name: _plain(value, f"{path}, line {number}, {name}") for name, value in row.items()}
+        yield {_whole(name): _plain(value, f"{path}, line {number}, {name}") for name, value in row.items()}
 
 
 def _parquet(file: BinaryIO, path: str) -> Iterator[dict[str, Value]]:
@@ -146,11 +161,24 @@ def _parquet(file: BinaryIO, path: str) -> Iterator[dict[str, Value]]:
 
 
 def _plain(value: Any, place: str) -> Value:
-    if value is None or isinstance(value, str | bytes | float) or type(value) is int:
+    if isinstance(value, str):
+        return _whole(value)
+    if isinstance(value, float):
+        return None if math.isnan(value) else value  # as tables of other programs say that one is missing
+    if value is None or isinstance(value, bytes) or type(value) is int:
         return value
     if isinstance(value, bool):
         return str(value).lower()
     raise UserError(f"{place}: expected a text or a number, received {type(value).__name__}")
+
+
+def _whole(text: str) -> str:
+    """A text without halves of surrogate pairs, which JSON can hold and no file of ours can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _check_columns(row: Row, form: Form, path: str) -> None:
@@ -161,4 +189,4 @@ def _check_columns(row: Row, form: Form, path: str) -> None:
 
 def _suffix(path: str) -> str:
     name = PurePosixPath(path.lower())
-    return PurePosixPath(name.stem).suffix if name.suffix in _COMPRESSED else name.suffix
+    return PurePosixPath(name.stem).suffix if name.suffix in _UNPACKED else name.suffix

@@ -11,6 +11,9 @@ SUFFIXES = {"tfrecord": ".tfrecord", "parquet": ".parquet"}
 # From what fits into the others to what everything fits into; a column is of the last one that a value of it needs.
 KINDS = ("int", "float", "text", "bytes")
 
+# The field of a `tf.train.Feature` that a kind's values are in.
+_LISTS = {"int": 3, "float": 2, "text": 1, "bytes": 1}
+
 # "007" is no number, and a whole one of more digits than 64 bits hold is a name too; "nan" and "inf" are words.
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]{0,17})(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -50,26 +53,34 @@ def file_content(rows: Sequence[Row], kinds: Mapping[str, str], format_name: str
         format_name: one of `SUFFIXES`.
     """
     typed = [{name: as_kind(row.get(name), kind) for name, kind in kinds.items()} for row in rows]
-    return _parquet(typed, kinds) if format_name == "parquet" else b"".join(map(_record, map(example, typed)))
+    if format_name == "parquet":
+        return _parquet(typed, kinds)
+    return b"".join(_record(example(row, kinds)) for row in typed)
 
 
-def example(values: Row) -> bytes:
+def example(values: Row, kinds: Mapping[str, str]) -> bytes:
     """A serialised `tf.train.Example` with one feature for each column, without a value where one is missing.
+
+    Args:
+        values: column → value, of its column's kind.
+        kinds: column → one of `KINDS`.
 
     Reference:
         tensorflow/core/example/example.proto and feature.proto; protobuf's wire format.
     """
     features = b""
-    for name, value in sorted(values.items()):
+    for name, kind in sorted(kinds.items()):
+        value = values.get(name)
         if value is None:
-            feature = b""
+            content = b""
         elif isinstance(value, int):
-            feature = _field(3, _field(1, _varint(value & (2**64 - 1))))  # packed
+            content = _field(1, _varint(value & (2**64 - 1)))  # packed
         elif isinstance(value, float):
-            feature = _field(2, _field(1, struct.pack("<f", value)))
+            content = _field(1, struct.pack("<f", value))
         else:
-            feature = _field(1, _field(1, value.encode("utf-8", "replace") if isinstance(value, str) else value))
-        features += _field(1, _field(1, name.encode()) + _field(2, feature))
+            content = _field(1, value.encode("utf-8", "replace") if isinstance(value, str) else value)
+        # An empty list says of what kind it is: a file that begins without values has the column all the same.
+        features += _field(1, _field(1, name.encode()) + _field(2, _field(_LISTS[kind], content)))
     return _field(1, features)
 
 

@@ -1,9 +1,11 @@
 """Preparation on Apache Beam's local runner: against plain Python, and the same however it is run."""
 
+import bz2
 import csv
 import gzip
 import hashlib
 import json
+import lzma
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -209,6 +211,7 @@ def test_the_sources_read_what_was_written(tmp_path):
         ("text,label\na,1\n", ["--test", "0.99"], "--validation 0.05, --test 0.99: expected shares"),
         ("text,label\na,1\n", ["--input", "gone/*.csv"], "--input: gone/*.csv matches no file"),
         ("text,label\na,1\n", ["--input", "gs://bucket/a.csv"], "--input: Unable to get filesystem"),
+        ("text,label\na,1\n", ["--runner", "NoRunner"], "--runner NoRunner: Unexpected pipeline runner: NoRunner."),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys, content, arguments, expected):
@@ -219,6 +222,40 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys, content, argu
     assert expected in error
     assert error.count("error: ") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["raw.csv"]
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_a_packed_file_that_is_damaged_is_no_shorter_one(tmp_path, capsys, suffix, damage):
+    pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[suffix]
+    content = pack("\n".join(f"text {index}" for index in range(5_000)).encode())
+    path = tmp_path / f"raw.txt.{suffix}"
+    path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"text 1\n")
+    assert run("--input", path, "--output", tmp_path / "out") == 2
+    assert f"{path} cannot be read, or is damaged or cut off" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_is_refused(tmp_path, capsys):
+    (tmp_path / "raw.zip").write_bytes(b"PK")
+    assert run("--input", tmp_path / "raw.zip", "--output", tmp_path / "out") == 2
+    assert "raw.zip is packed in a way that is not read here; unpack it, or use gzip" in capsys.readouterr().err
+
+
+def test_odd_values_of_json_are_missing_or_mended(tmp_path):
+    rows = [{"text": f"text {index}", "size": float("nan"), "odd": "a\ud800b", "label": "x"} for index in range(30)]
+    rows[20]["size"], rows[3]["label"], rows[4]["label"] = 7, " ", float("nan")
+    (tmp_path / "raw.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = ["--text", "text", "--label", "label", "--shards", 1, "--validation", 0, "--test", 0]
+    assert run("--input", tmp_path / "raw.jsonl", "--output", tmp_path / "out", *options) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["left_out"]["without_label"] == 2
+    assert report["columns"] == {"label": "text", "odd": "text", "size": "int", "text": "text"}
+    records = tf.data.TFRecordDataset(str(next((tmp_path / "out").glob("*.tfrecord")))).as_numpy_iterator()
+    features = [tf.train.Example.FromString(record).features.feature for record in records]
+    assert {feature["odd"].bytes_list.value[0].decode() for feature in features} == {"a\ufffdb"}
+    assert {feature["size"].WhichOneof("kind") for feature in features} == {"int64_list"}, "also where it is missing"
+    assert [list(feature["size"].int64_list.value) for feature in features].count([]) == 27
 
 
 def test_an_output_that_is_there_is_not_overwritten(tmp_path, capsys):

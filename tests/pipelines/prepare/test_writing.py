@@ -20,8 +20,9 @@ def test_an_example_is_the_one_of_tensorflow():
     feature["i"].int64_list.value.append(-7)
     feature["big"].int64_list.value.append(2**62)
     feature["f"].float_list.value.append(0.1)
-    feature["none"].SetInParent()
-    assert tf.train.Example.FromString(example(values)) == expected
+    feature["none"].float_list.SetInParent()  # which says what is missing
+    kinds = {"文": "text", "b": "bytes", "i": "int", "big": "int", "f": "float", "none": "float"}
+    assert tf.train.Example.FromString(example(values, kinds)) == expected
 
 
 @pytest.mark.parametrize(
