@@ -5,7 +5,8 @@
 Stretches of `--steps` updates are made in turn: without saving, with a checkpoint written by a thread while they go on,
 and with one that training waits for. All are in one process and through the product's own graph and `CheckpointSaver`;
 AdamW, 110 million weights, so that a checkpoint has 1.3 GB. Prints the time of a stretch of each kind, what saving adds
-to it, and what the step waits for (the copy). With a smaller batch the stretches are shorter and the share is larger
+to it, and what the step waits for (the copy); by the clock, and in processor time, which means more where other work
+shares the machine. With a smaller batch the stretches are shorter and the share is larger
 than it would be; the seconds that a checkpoint adds do not depend on the batch.
 """
 
@@ -75,7 +76,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     batches = iter(tf.data.Dataset.from_tensors((features, labels)).cache().repeat())
     train_steps(batches, 2)
 
-    updates, seconds, waits = 0, {"none": [], "in a thread": [], "waited for": []}, []
+    updates, waits = 0, []
+    seconds: dict[str, list[tuple[float, float]]] = {"none": [], "in a thread": [], "waited for": []}
     savers = {
         "in a thread": CheckpointSaver(folder / "thread", keep=2),
         "waited for": CheckpointSaver(folder / "waited", keep=2, asynchronous=False),
@@ -86,7 +88,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     size = sum(path.stat().st_size for path in folder.glob("thread/step-*/*"))
     for _ in range(arguments.rounds):
         for kind in seconds:
-            started = time.perf_counter()
+            started, processor = time.perf_counter(), time.process_time()
             updates += 1
             if kind in savers:
                 arrays = savers[kind].read(model.variables, optimizer.variables)
@@ -96,15 +98,22 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
             train_steps(batches, arguments.steps)
             if kind in savers:
                 savers[kind].wait()
-            seconds[kind].append(time.perf_counter() - started)
+            seconds[kind].append((time.perf_counter() - started, time.process_time() - processor))
     stretch = f"{arguments.steps} updates of {arguments.batch_size} x {arguments.length}, {arguments.precision}"
     print(f"{model.count_params():,} weights, {size / 1e9:.2f} GB a checkpoint; {stretch}; {arguments.rounds} rounds")
-    plain = statistics.median(seconds["none"])
-    print(f"{'checkpoint':16}{'seconds':>10}{'added':>10}{'share':>10}")
+    print(f"{'checkpoint':16}{'seconds':>10}{'added':>10}{'share':>10}{'processor':>12}{'added':>10}{'share':>10}")
     for kind, values in seconds.items():
-        # Of the stretches that followed each other, since a machine's speed drifts.
-        added = statistics.median(value - none for value, none in zip(values, seconds["none"], strict=True))
-        print(f"{kind:16}{statistics.median(values):10.2f}{added:10.2f}{added / plain:10.2%}")
+        line = f"{kind:16}"
+        for place, width in ((0, 10), (1, 12)):
+            plain = statistics.median(none[place] for none in seconds["none"])
+            # Of the stretches that followed each other, since a machine's speed drifts.
+            added = statistics.median(
+                value[place] - none[place] for value, none in zip(values, seconds["none"], strict=True)
+            )
+            line += (
+                f"{statistics.median(value[place] for value in values):{width}.2f}{added:10.2f}{added / plain:10.2%}"
+            )
+        print(line)
     print(f"the step waits for the copy: {statistics.median(waits):.2f} s")
 
 
