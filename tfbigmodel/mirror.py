@@ -25,7 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import MissingFileError, UserError
-from pipelines.files import TEMPORARY_MARK, locked_file, read_json, user_cache, write_json
+from pipelines.files import (
+    TEMPORARY_MARK,
+    locked_file,
+    read_json,
+    remove_folder,
+    remove_temporaries,
+    temporary_beside,
+    user_cache,
+    write_json,
+)
 from pipelines.object_store import fetch, listing, read_bytes, remove, send, write_bytes
 from pipelines.remote import absolute, is_remote, join, key_of, local
 
@@ -240,9 +249,13 @@ class _Copy:
                     f"warning: {self._url} was written by another process since; what was not sent is in {aside}",
                     file=sys.stderr,
                 )
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.path.mkdir(parents=True)
-            fetch(self._url, files, self.path)
+            # Whole or not at all: what is missing here would be taken for removed, and be removed from the store.
+            remove_folder(self.path)
+            remove_temporaries(self.path.parent)
+            arriving = temporary_beside(self.path)
+            arriving.mkdir()
+            fetch(self._url, files, arriving)
+            os.rename(arriving, self.path)
             self._sent = _stamps(self.path)
         self._note()
 
@@ -258,7 +271,7 @@ class _Copy:
 
     def remove(self) -> None:
         """Removes the copy, all of which is in the store."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_folder(self.path)
         self._record.unlink(missing_ok=True)
 
     def _note(self) -> None:

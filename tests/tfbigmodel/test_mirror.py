@@ -138,6 +138,25 @@ def test_elsewhere_a_killed_process_is_waited_for_until_it_is_stale(url, killed,
     assert next(path.parent.glob("dense-unsent-*/late.txt")).read_text() == "not sent"
 
 
+def test_a_copy_that_could_not_be_fetched_is_fetched_anew(url, killed, tmp_path, monkeypatch):
+    """This machine wrote before, so that it has marks of its own; nothing that it lacks is removed from the store."""
+    here = tmp_path / "cache"
+    foreign(monkeypatch, tmp_path)
+    with mirrored(url, **QUICK) as (path, _):
+        checkpoint(path, 10)
+    expected = listing(url)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here))
+    unfit = "n" * 300  # no file system takes it
+    write_bytes(f"{url}/{unfit}/b", b"1")
+    with pytest.raises(OSError, match="File name too long"), mirrored(url, **QUICK):
+        pass
+    remove(url, [f"{unfit}/b"])
+    with mirrored(url, **QUICK) as (path, _):
+        assert latest_checkpoint(path / "checkpoints")[0].state["updates"] == 10
+    assert {**listing(url), WRITER: ""} == {**expected, WRITER: ""}
+    assert not list(path.parent.glob(".dense.tmp-*"))
+
+
 def test_one_process_writes_at_a_time(url, tmp_path, monkeypatch):
     with mirrored(url, **QUICK) as (path, _):
         write_text(path / "config.yaml", "a run")
