@@ -20,9 +20,10 @@ _EPILOG = """examples:
   python -m pipelines.data_service worker --dispatcher host:5050 --port 5051
   python -m tfbigmodel.train --config dense.yaml --workdir runs/dense --set data.service.address=grpc://host:5050
 
-One dispatcher, and workers on as many machines as it takes to make batches in time. SIGTERM ends them. There are no
-passwords: whoever reaches the ports can have the workers read files and run operations. Keep them inside a network
-that you trust.
+One dispatcher, and workers on as many machines as it takes to make batches in time. SIGTERM ends them. TensorFlow
+listens on all addresses of the machine (a worker also on a port of its choice for the batches), and has no passwords:
+whoever reaches the ports can have the workers read and write files and run operations. Keep them inside a network that
+you trust.
 """
 
 

@@ -166,8 +166,8 @@ class StreamedData:
     def examples(self, split: Split) -> Examples:
         """The raw examples of a split, in the order of `evaluation(split)`; features are read when they are wanted.
 
-        Labels and rows (the records' numbers among those of the split's files, from 1) take twelve bytes for each
-        example in memory.
+        Places, labels and rows (the records' numbers among those of the split's files, from 1) take twenty bytes for
+        each example in memory.
         """
         files = self._splits[split]
 

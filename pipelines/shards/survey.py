@@ -7,7 +7,7 @@ its size or time, or another question is asked. A label takes four bytes there.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pipelines.config import ShardsConfig
 from pipelines.data import SPLITS, Split
 from pipelines.errors import UserError
 from pipelines.files import read_json, sha256, user_cache, write_json
-from pipelines.names import input_names, listing, shorten
+from pipelines.names import input_names
 from pipelines.shards.checks import ImageCheck, LabelCheck, TextCheck
 from pipelines.shards.files import FORMATS, FileSet
 from pipelines.shards.form import Form
@@ -282,25 +282,3 @@ class _Place:
 def _made(folder: Path) -> Path:
     folder.mkdir()
     return folder
-
-
-def split_classes(survey: Survey, config: ShardsConfig) -> tuple[tuple[str, ...], np.ndarray]:
-    """The classes in their order, and each code's class index.
-
-    Raises:
-        UserError: a split has a class that training has not.
-    """
-    from pipelines.labels import sorted_class_names
-
-    found = survey.classes
-    trained = [name for name, count in zip(found, survey.class_counts[0], strict=True) if count]
-    names: Sequence[str] = config.classes if config.classes is not None else sorted_class_names(trained)
-    place = {name: at for at, name in enumerate(names)}
-    for split, counts in zip(SPLITS, survey.class_counts, strict=True):
-        for name, count, seen in zip(found, counts, survey.class_counts[0], strict=True):
-            if count and not seen:
-                raise UserError(
-                    f'the {split} split has {int(count):,} examples of label "{shorten(name)}", of which there is no '
-                    f"training example; training has {listing(trained)}"
-                )
-    return tuple(names), np.array([place.get(name, -1) for name in found], np.int32)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.command_line import import_tensorflow, make_parser, run_command, say
 from pipelines.errors import UserError
+from pipelines.remote import exists, is_remote, local, upload
 
 if TYPE_CHECKING:
     from pipelines.shards.records import Value
@@ -30,8 +33,10 @@ each class, come the columns image, label and name. Examples are shuffled once: 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; see `python -m pipelines.shards.write --help`."""
     parser = make_parser("pipelines.shards.write", "Write a table or images as files for data.source: shards.", _EPILOG)
-    parser.add_argument("--input", required=True, help="a CSV, TSV, JSON Lines or Parquet file, or a folder of images")
-    parser.add_argument("--output", required=True, help="the folder to make")
+    parser.add_argument(
+        "--input", required=True, help="a CSV, TSV, JSON Lines or Parquet file, or a folder of images; local or remote"
+    )
+    parser.add_argument("--output", required=True, help="the folder to make; both may be remote")
     parser.add_argument("--format", choices=FORMATS, default="tfrecord", help="default: tfrecord")
     parser.add_argument("--shards", type=int, default=8, help="files of each split; default: 8")
     parser.add_argument("--seed", type=int, default=42, help="of the order; default: 42")
@@ -45,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _act(arguments: argparse.Namespace) -> None:
     if arguments.shards < 1:
         raise UserError(f"--shards: expected a positive whole number, received {arguments.shards}")
-    source = Path(arguments.input)
-    if Path(arguments.output).exists():
-        raise UserError(f"--output: {arguments.output} exists already and is not overwritten; choose another name")
+    output: str = arguments.output
+    if exists(output):
+        raise UserError(f"--output: {output} exists already and is not overwritten; choose another name")
+    source = local(arguments.input)
     import_tensorflow()
 
     from pipelines.shards.records import write_shards
@@ -57,9 +63,13 @@ def _act(arguments: argparse.Namespace) -> None:
         kinds, sets = _images(source, arguments.seed)
     else:
         kinds, sets = _table(source, arguments.as_text, arguments.seed)
-    counts = write_shards(sets, kinds, Path(arguments.output), arguments.format, arguments.shards)
+    with tempfile.TemporaryDirectory(prefix="tfbigmodel-") if is_remote(output) else nullcontext() as scratch:
+        folder = Path(output) if scratch is None else Path(scratch, "shards")
+        counts = write_shards(sets, kinds, folder, arguments.format, arguments.shards)
+        if scratch is not None:
+            upload(folder, output)
     written = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    say(f"{arguments.output}: {written}; columns: {', '.join(f'{name} ({kind})' for name, kind in kinds.items())}")
+    say(f"{output}: {written}; columns: {', '.join(f'{name} ({kind})' for name, kind in kinds.items())}")
 
 
 def _table(path: Path, as_text: Sequence[str], seed: int) -> tuple[dict[str, Kind], dict[str, Iterator[Any]]]:

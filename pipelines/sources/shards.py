@@ -3,21 +3,22 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from pipelines.config import ShardsConfig, TokenizerConfig
 from pipelines.data import SPLITS, Data, DatasetInfo, ImageInfo, Preprocessor, Split, TextInfo
 from pipelines.errors import UserError
-from pipelines.labels import check_classes
+from pipelines.labels import check_classes, sorted_class_names
+from pipelines.names import listing, shorten
 from pipelines.shards.array_record import ArrayRecordReader
 from pipelines.shards.data import SplitFiles, StreamedData, usual_streams
 from pipelines.shards.files import FileSet, check_columns, common_kinds, find, format_of
 from pipelines.shards.form import Form, Mapper, choose
 from pipelines.shards.order import Division, Places
 from pipelines.shards.parquet import ParquetReader, unusable
-from pipelines.shards.survey import Survey, Surveyed, split_classes, survey
+from pipelines.shards.survey import Survey, Surveyed, survey
 from pipelines.shards.tfrecord import TFRecordReader
 from pipelines.shards.values import Kind, Reader
 from pipelines.shards.vocabulary import TrainingTexts, tokenizer_of
@@ -49,7 +50,7 @@ def load(config: ShardsConfig) -> Data:
     _check_splits(places, found, files, config)
     _check_memory(found, config, files["train"].origin)
     readers = {split: _reader(format_name, each, form.kinds, config) for split, each in found.sets.items()}
-    names, class_of_code = split_classes(found, config) if config.task == "classification" else ((), np.zeros(0))
+    names, class_of_code = _split_classes(found, config) if config.task == "classification" else ((), np.zeros(0))
     if config.task == "classification":
         counts = _training_counts(found, class_of_code, len(names))
         check_classes(counts, names, origin=files["train"].origin, label_name=config.label)
@@ -180,6 +181,25 @@ def _reader(format_name: str, each: Surveyed, kinds: Mapping[str, Kind], config:
         streams = config.streams if config.streams is not None else usual_streams(config.batch_size)
         return ParquetReader(each.blocks, kinds, streams)
     return (TFRecordReader if format_name == "tfrecord" else ArrayRecordReader)(each.blocks, kinds)
+
+
+def _split_classes(found: Survey, config: ShardsConfig) -> tuple[tuple[str, ...], np.ndarray]:
+    """The classes in their order, and each code's class index.
+
+    Raises:
+        UserError: a split has a class that training has not.
+    """
+    trained = [name for name, count in zip(found.classes, found.class_counts[0], strict=True) if count]
+    names: Sequence[str] = config.classes if config.classes is not None else sorted_class_names(trained)
+    place = {name: at for at, name in enumerate(names)}
+    for split, counts in zip(SPLITS, found.class_counts, strict=True):
+        for name, count, seen in zip(found.classes, counts, found.class_counts[0], strict=True):
+            if count and not seen:
+                raise UserError(
+                    f'the {split} split has {int(count):,} examples of label "{shorten(name)}", of which there is no '
+                    f"training example; training has {listing(trained)}"
+                )
+    return tuple(names), np.array([place.get(name, -1) for name in found.classes], np.int32)
 
 
 def _training_counts(found: Survey, class_of_code: np.ndarray, num_classes: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipelines.remote import write_text_to
 from pipelines.shards import write as command
 from pipelines.shards.data import StreamedData
 from pipelines.shards.statistics import NumericStatistics
@@ -221,6 +222,20 @@ def test_the_command_writes_what_is_read(
     assert examples.labels.tolist() == (prices * 4 % 2).astype(int).tolist()
     assert command.main(arguments) == 2
     assert "out exists already and is not overwritten" in capsys.readouterr().err
+
+
+def test_the_command_reads_and_writes_in_a_store(
+    load: Load, tmp_path: Path, new_bucket: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket = new_bucket("s3")
+    write_text_to(f"{bucket}/books.csv", "x,label\n" + "".join(f"{i},{i % 2}\n" for i in range(40)))
+    arguments = ["--input", f"{bucket}/books.csv", "--output", f"{bucket}/out/books", "--shards", "2"]
+    assert command.main(arguments) == 0
+    assert capsys.readouterr().out == f"{bucket}/out/books: 40 examples; columns: x (int), label (int)\n"
+    data = load("books/*", data_dir=f"{bucket}/out", split=ALL)
+    assert data.info.counts["train"] == 40
+    assert command.main(arguments) == 2
+    assert f"--output: {bucket}/out/books exists already and is not overwritten" in capsys.readouterr().err
 
 
 def test_the_command_writes_a_folder_of_images(load: Load, tmp_path: Path) -> None:
