@@ -240,7 +240,6 @@ class _Copy:
     def begin(self, last_writer: str | None) -> None:
         """Makes the copy what the store has; one that nobody has written to since is ahead of it, and stays."""
         files = {name: version for name, version in listing(self._url).items() if name != WRITER}
-        self._remote = set(files)
         if last_writer != self.owner or not self.path.is_dir():
             if self.path.is_dir() and _stamps(self.path) != self._sent:
                 aside = self.path.with_name(f"{self.path.name}-unsent-{uuid.uuid4().hex[:8]}")
@@ -257,6 +256,8 @@ class _Copy:
             fetch(self._url, files, arriving)
             os.rename(arriving, self.path)
             self._sent = _stamps(self.path)
+        # What others have added meanwhile, such as an evaluation's report, is not here, and stays there.
+        self._remote = files.keys() & self._sent.keys()
         self._note()
 
     def publish(self) -> None:

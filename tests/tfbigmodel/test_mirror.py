@@ -122,6 +122,14 @@ def test_a_killed_process_goes_on_at_once_on_its_machine(url, killed, capsys):
     assert "looking whether" not in capsys.readouterr().err
 
 
+def test_what_was_added_elsewhere_while_it_was_dead_stays(url, killed):
+    with borrowed(url) as folder:
+        write_text(folder / "evaluation" / "test.json", "[]")
+    with mirrored(url, beat_seconds=0.1, stale_seconds=60) as (path, _):
+        (path / "late.txt").unlink()
+    assert read_bytes(f"{url}/evaluation/test.json") == b"[]"
+
+
 def test_elsewhere_a_killed_process_is_waited_for_until_it_is_stale(url, killed, tmp_path, monkeypatch, capsys):
     here = tmp_path / "cache"
     foreign(monkeypatch, tmp_path)
