@@ -14,7 +14,8 @@ from pipelines.errors import UserError
 from pipelines.object_store import check_url, listing
 from pipelines.remote import is_remote, join, upload
 from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
-from tfbigmodel.mirror import only_writer, readable
+from tfbigmodel.mirror import readable
+from tfbigmodel.remote_writer import only_writer
 from tfbigmodel.workdir import Workdir
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import pytest
 import tfbigmodel
 from pipelines.object_store import listing, read_bytes, remove, write_bytes
 from serving.client import Client
-from tfbigmodel.mirror import WRITER, readable
+from tfbigmodel.mirror import readable
+from tfbigmodel.remote_writer import WRITER
 from tfbigmodel.training.checkpoints import latest_checkpoint
 
 _EPOCHS, _UPDATES_PER_EPOCH = 12, 8

@@ -11,7 +11,8 @@ import pytest
 from pipelines.errors import MissingFileError, UserError
 from pipelines.files import atomic_folder, write_json, write_manifest, write_text
 from pipelines.object_store import filesystem, listing, read_bytes, remove, write_bytes
-from tfbigmodel.mirror import WRITER, borrowed, mirrored, only_writer, readable
+from tfbigmodel.mirror import borrowed, mirrored, readable
+from tfbigmodel.remote_writer import WRITER, only_writer
 from tfbigmodel.training.checkpoints import latest_checkpoint
 
 QUICK = {"beat_seconds": 0.1, "stale_seconds": 1.0}
