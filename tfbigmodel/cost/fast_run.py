@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from pipelines.data import SPLITS, Data
+from pipelines.errors import UserError
 from tfbigmodel.command_line import say
 from tfbigmodel.config import RunConfig, resolve
 from tfbigmodel.cost.limited import LimitedData
@@ -145,6 +146,10 @@ def _temporary_folder(chief: bool) -> Iterator[Path]:
     folder = Path(tempfile.gettempdir(), f"tfbigmodel-{common}-{os.getuid()}")
     if chief:
         shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir(mode=0o700)  # not another user's: what is exported there is loaded again
+        except FileExistsError as error:
+            raise UserError(f"{folder} is in the way, and is not ours to remove; remove it") from error
     try:
         yield folder
     finally:

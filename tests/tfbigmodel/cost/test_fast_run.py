@@ -1,5 +1,7 @@
 """`train --fast_dev_run`: every part of a run on few batches, and nothing left of it."""
 
+import hashlib
+import os
 import tempfile
 
 import numpy as np
@@ -8,6 +10,7 @@ import tensorflow as tf
 
 import tfbigmodel
 from pipelines.data import SPLITS
+from pipelines.errors import UserError
 from tfbigmodel.config import resolve, validate_config
 from tfbigmodel.cost.fast_run import fast_dev_run
 from tfbigmodel.cost.limited import LimitedData
@@ -102,6 +105,16 @@ def test_a_failure_at_the_end_comes_at_once_and_leaves_nothing(temporary, tmp_pa
     assert main(["--config", str(path), "--fast_dev_run", "1", "--quiet"]) == 2
     assert "training.monitor: expected one of" in capsys.readouterr().err
     assert not list(temporary.glob("tfbigmodel-*"))
+
+
+def test_what_another_user_has_put_in_the_way_of_several_workers_is_not_used(temporary, monkeypatch):
+    """Their folder's name follows from their addresses."""
+    addresses = '{"cluster": {"worker": ["127.0.0.1:2222"]}, '
+    monkeypatch.setenv("TF_CONFIG", addresses + '"task": {"type": "worker", "index": 0}}')
+    name = hashlib.sha256(addresses.encode()).hexdigest()[:12]
+    (temporary / f"tfbigmodel-{name}-{os.getuid()}").touch()
+    with pytest.raises(UserError, match="is in the way, and is not ours to remove; remove it$"):
+        fast_dev_run(config({"source": "builtin", "name": "digits"}, {"chapter": "dense"}), quiet=True)
 
 
 @pytest.fixture(scope="module")
