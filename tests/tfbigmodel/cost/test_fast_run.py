@@ -113,7 +113,7 @@ def test_what_another_user_has_put_in_the_way_of_several_workers_is_not_used(tem
     monkeypatch.setenv("TF_CONFIG", addresses + '"task": {"type": "worker", "index": 0}}')
     name = hashlib.sha256(addresses.encode()).hexdigest()[:12]
     (temporary / f"tfbigmodel-{name}-{os.getuid()}").touch()
-    with pytest.raises(UserError, match="is in the way, and is not ours to remove; remove it$"):
+    with pytest.raises(UserError, match=r"is in the way, and is not ours to remove; remove it$"):
         fast_dev_run(config({"source": "builtin", "name": "digits"}, {"chapter": "dense"}), quiet=True)
 
 
