@@ -123,7 +123,7 @@ def resource_errors_told(multi_worker: bool, peers: Peers) -> Iterator[None]:
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
-        what = re.sub(r"\{\{.*?\}\} ?", "", str(error).partition("[[{{")[0].partition("\n")[0]).strip()
+        what = _first_line(error)
         if what.endswith(_DISK_FULL):
             path, _, why = what.rpartition("; ")
             raise UserError(f"cannot write {path}: {why}; make room and start again") from error
@@ -134,8 +134,15 @@ def resource_errors_told(multi_worker: bool, peers: Peers) -> Iterator[None]:
             raise
         # TensorFlow notices a broken connection at once, and may be ahead of the health check, which knows the name.
         if isinstance(error, _OF_ANOTHER) or "ollective ops is aborted" in str(error):
-            raise peers.lost(_NEWS_SECONDS) or WorkerGone("another worker of this run has ended") from error
+            # Where that knows of nobody, it may be another connection, and TensorFlow's words are all there is.
+            ended = f"another worker of this run has ended: {_first_line(error)}"
+            raise peers.lost(_NEWS_SECONDS) or WorkerGone(ended) from error
         raise
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+    """What TensorFlow says first, without the names of its operations."""
+    return re.sub(r"\{\{.*?\}\} ?", "", str(error).partition("[[{{")[0].partition("\n")[0]).strip()
 
 
 def agree(strategy: tf.distribute.Strategy, value: int) -> list[int]:
