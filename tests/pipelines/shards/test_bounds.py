@@ -13,7 +13,7 @@ import tensorflow as tf
 from pipelines.shards.data import StreamedData
 from pipelines.shards.records import write_shards
 
-NUM, PAYLOAD, WINDOW = 16_384, 4_000, 1_024
+PAYLOAD = 4_000
 
 _READ = """
 import json, sys
@@ -33,30 +33,27 @@ print(json.dumps([early, max(sizes), len(sizes)]))
 """
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """64 MiB of records."""
-    folder = tmp_path_factory.mktemp("large") / "files"
-    rows = ({"x": float(i), "payload": os.urandom(PAYLOAD), "label": i % 2} for i in range(NUM))
+def written(folder: Path, num: int) -> int:
+    """Writes so many records of 4 kB each; returns the bytes of all files."""
+    rows = ({"x": float(i), "payload": os.urandom(PAYLOAD), "label": i % 2} for i in range(num))
     write_shards({"train": rows}, {"x": "float", "payload": "bytes", "label": "int"}, folder, "tfrecord", 4)
-    return folder
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
-@pytest.fixture(scope="module")
-def options(large: Path, cache: Path) -> dict:
-    split = {"validation": 0.0, "test": 0.0}
-    options = {"numeric": ["x"], "shuffle_window": WINDOW, "batch_size": 128, "split": split, "label": "label"}
-    return {"source": "shards", "path": f"{large}/*", "cache_dir": str(cache), **options}
+OPTIONS = {"numeric": ["x"], "batch_size": 128, "split": {"validation": 0.0, "test": 0.0}, "label": "label"}
 
 
-def test_memory_does_not_grow_with_the_files(options: dict, large: Path) -> None:
-    command = [sys.executable, "-c", _READ, json.dumps(options)]
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_files(tmp_path: Path) -> None:
+    num, window = 16_384, 1_024
+    total = written(tmp_path / "files", num)
+    options = {"source": "shards", "path": f"{tmp_path}/files/*", "cache_dir": f"{tmp_path}/cache", **OPTIONS}
+    command = [sys.executable, "-c", _READ, json.dumps({**options, "shuffle_window": window})]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     early, most, batches = json.loads(result.stdout.splitlines()[-1])
-    assert batches == 2 * NUM // 128
-    total = sum(path.stat().st_size for path in large.iterdir())
+    assert batches == 2 * num // 128
     # The first eighth of the batches has filled all windows; twice the whole files pass through afterwards.
-    assert most - early < 6 * WINDOW * PAYLOAD < total / 2
+    assert most - early < 6 * window * PAYLOAD < total / 2
 
 
 def read_bytes(make: Callable[[], object]) -> int:
@@ -70,17 +67,19 @@ def read_bytes(make: Callable[[], object]) -> int:
     return counted() - before
 
 
-def test_starting_late_reads_a_window_and_a_worker_its_share(options: dict, large: Path, load: Callable) -> None:
-    data: StreamedData = load(options["path"], **{name: options[name] for name in options if name != "path"})
-    total = sum(path.stat().st_size for path in large.iterdir())
-    late = read_bytes(lambda: next(iter(data.train(0, data.steps_per_epoch * 3 // 4))))
+def test_starting_late_reads_a_window_and_a_worker_its_share(tmp_path: Path, load: Callable) -> None:
+    total = written(tmp_path / "files", 4_096)
+    # Two streams of eight blocks, of which a window has half a block each.
+    data: StreamedData = load(tmp_path / "files" / "*", **OPTIONS, streams=2, shuffle_window=256)
+    late = read_bytes(lambda: next(iter(data.train(0, data.steps_per_epoch * 7 // 8))))
     # The first window and what is read ahead of the first batch, with whole blocks at both ends of each stream's part.
     assert late < total / 2
     last = read_bytes(lambda: list(data.train(0, data.steps_per_epoch - 1)))
     assert last < total / 4
-    whole = read_bytes(lambda: list(data.train(0)))
+    half = data.steps_per_epoch // 2
+    whole = read_bytes(lambda: list(data.train(0, half)))
     shares = [
-        read_bytes(lambda worker=worker: list(data.train(0, 0, tf.distribute.InputContext(2, worker, 2))))  # type: ignore[misc]
+        read_bytes(lambda worker=worker: list(data.train(0, half, tf.distribute.InputContext(2, worker, 2))))  # type: ignore[misc]
         for worker in range(2)
     ]
     assert max(shares) < 0.6 * whole

@@ -49,14 +49,15 @@ def test_statistics_of_parts_are_those_of_the_whole(missing: str, normalization:
 def test_a_table_is_learned_from_its_training_examples(load: Load, files: dict[str, str], name: str) -> None:
     data = load(files[name], split={"validation": 0.2, "test": 0.0})
     assert data.preprocess.feature_names == ("number", "score", "colour=green", "colour=red", "colour=蓝")  # type: ignore[attr-defined]
-    training = values_of(data, "features")
+    batches = list(data.evaluation("train"))
+    training = np.concatenate([features["features"] for features, _, _ in batches])
     assert training[:, :2].mean(axis=0) == pytest.approx(0.0, abs=1e-5)
     assert training[:, :2].std(axis=0) == pytest.approx(1.0, abs=1e-5)
     validation = np.concatenate([features["features"] for features, _, _ in data.validation()])
     assert abs(validation[:, :2].mean(axis=0)).max() > 1e-3, "they were not looked at"
     assert (training[:, 2:].sum(axis=1) == 1).all()
     assert data.info.class_names == ("no", "yes")
-    assert data.info.class_counts == tuple(np.bincount(np.concatenate([y for _, y, _ in data.evaluation("train")])))
+    assert data.info.class_counts == tuple(np.bincount(np.concatenate([y for _, y, _ in batches])))
 
 
 def test_missing_values_are_filled_in(load: Load, write: Write) -> None:
@@ -150,12 +151,12 @@ def test_texts_of_similar_length_come_together(load: Load, write: Write) -> None
         shown = [features["padding_mask"].numpy().sum(axis=1) for features, _ in data.train()]
         assert sorted(np.concatenate(shown)) == sorted(len(row["text"]) for row in TEXTS)
         lengths[batches] = shown
-        parts = [
-            [features["padding_mask"].numpy().sum(axis=1) for features, _ in data.train(0, 0, context)]
-            for context in (tf.distribute.InputContext(2, worker, 2) for worker in range(2))
-        ]
-        joined = [np.concatenate(pair).tolist() for pair in zip(*parts, strict=True)]
-        assert joined == [each.tolist() for each in shown]
+    parts = [
+        [features["padding_mask"].numpy().sum(axis=1) for features, _ in data.train(0, 0, context)]
+        for context in (tf.distribute.InputContext(2, worker, 2) for worker in range(2))
+    ]
+    joined = [np.concatenate(pair).tolist() for pair in zip(*parts, strict=True)]
+    assert joined == [each.tolist() for each in lengths[50]]
     spread = {batches: np.mean([np.ptp(each) for each in shown]) for batches, shown in lengths.items()}
     assert spread[50] < 8 < 25 < spread[0]
     means = [each.mean() for each in lengths[50]]
@@ -185,16 +186,18 @@ def test_images_are_varied_by_seed_epoch_and_example_alone(load: Load, write: Wr
     path = write(rows, {"photo": "bytes", "label": "int"}, "parquet")
     plain = load(path, image="photo", split=ALL)
     assert plain.preprocess.shape == (4, 4, 1)  # type: ignore[attr-defined]
-    assert (values_of(plain, "image")[:, 0, 0, 0] * 255).round().astype(int).tolist() == list(range(200))
+    unvaried, labels = (
+        np.concatenate(parts) for parts in zip(*((f["image"], y) for f, y in plain.train(1)), strict=True)
+    )
+    values = (unvaried[:, 0, 0, 0] * 255).round().astype(int)
+    assert len(set(values)) == len(values) == 192
+    assert (values % 2 == labels).all()
     varied = load(path, image="photo", split=ALL, augmentation={"brightness": 0.5})
-    whole = np.concatenate([features["image"] for features, _ in varied.train(1, 2)])
-    parts = [
-        [features["image"].numpy() for features, _ in varied.train(1, 2, tf.distribute.InputContext(2, worker, 2))]
-        for worker in range(2)
-    ]
-    joined = np.concatenate([np.concatenate(pair) for pair in zip(*parts, strict=True)])
-    assert (joined == whole).all()
-    unvaried = np.concatenate([features["image"] for features, _ in plain.train(1, 2)])
+    batches = [features["image"].numpy() for features, _ in varied.train(1)]
+    second = tf.distribute.InputContext(2, 1, 2)
+    for batch, (features, _) in zip(batches[2:], varied.train(1, 2, second), strict=True):
+        assert (batch[16:] == features["image"].numpy()).all()
+    whole = np.concatenate(batches)
     assert (whole != unvaried).any()
     assert np.abs(whole[:, 0, 0, 0] / np.maximum(unvaried[:, 0, 0, 0], 1e-6)).max() <= 1.5 + 1e-5
 
