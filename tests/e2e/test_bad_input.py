@@ -109,7 +109,7 @@ def test_a_missing_configuration(refused):
         ("training.epochs", "--set training.epochs: expected section.key=value, such as --set training.epochs=3"),
         (
             "data.source=csv",
-            "digits.yaml: data.source: expected one of 'builtin', 'tfds', 'table', 'image_folder', 'corpus', "
+            "digits.yaml: data.source: expected one of 'builtin', 'tfds', 'table', 'image_folder', 'shards', 'corpus', "
             "received 'csv'",
         ),
     ],
