@@ -14,6 +14,7 @@ from typing import Any
 
 from pipelines.command_line import import_tensorflow, make_parser, run_command, say
 from pipelines.errors import UserError
+from pipelines.remote import is_remote
 
 _EPILOG = """examples:
   python -m pipelines.data_service dispatcher --port 5050
@@ -120,6 +121,8 @@ def _check_free(port: int) -> None:
 
 
 def _made(folder: str) -> str:
+    if is_remote(folder):
+        raise UserError(f"--work_dir: expected a folder of this machine, received {folder}")
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -62,12 +62,6 @@ class Blocks:
         """Records in all files."""
         return int(self.first[-1])
 
-    def located(self, index: int) -> str:
-        """The file and the number of a record, from 1, for messages."""
-        block = int(np.searchsorted(self.first, index, side="right")) - 1
-        first_of_file = self.first[np.searchsorted(self.file, self.file[block])]
-        return f"{self.paths[self.file[block]]} record {index - int(first_of_file) + 1}"
-
 
 class Reader(Protocol):
     """Reads any records of some files."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pipelines.shards.values import Kind
     from pipelines.tables.reading import Table
 
+# All files of a split are open at the same time, and systems allow a process about a thousand.
+_MOST_SHARDS = 500
+
 FORMATS = ("tfrecord", "parquet", "arrayrecord")
 
 _EPILOG = """examples:
@@ -48,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _act(arguments: argparse.Namespace) -> None:
-    if arguments.shards < 1:
-        raise UserError(f"--shards: expected a positive whole number, received {arguments.shards}")
+    if not 1 <= arguments.shards <= _MOST_SHARDS:
+        raise UserError(f"--shards: expected 1 to {_MOST_SHARDS}, received {arguments.shards}")
+    if arguments.seed < 0:
+        raise UserError(f"--seed: expected a whole number of at least 0, received {arguments.seed}")
     output: str = arguments.output
     if exists(output):
         raise UserError(f"--output: {output} exists already and is not overwritten; choose another name")

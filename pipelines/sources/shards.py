@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -134,6 +135,9 @@ def _check_options(form: Form, config: ShardsConfig, origin: str) -> None:
             "data.service is not for data.source: shards, whose files each worker of the training reads in parallel, "
             "its share of them; leave data.service out"
         )
+    twice = [name for name, count in Counter(config.classes or ()).items() if count > 1]
+    if twice:
+        raise UserError(f'data.classes has "{shorten(twice[0])}" twice; each class has one index')
     if form.image is not None and config.task == "regression":
         raise UserError(f"{origin}: data.task: regression works on numbers and texts, and data.image names images")
     if form.text is None:

@@ -264,7 +264,8 @@ def test_the_command_refuses_what_it_cannot_write(tmp_path: Path, capsys: pytest
     (tmp_path / "a.csv").write_text("x,label\n1,2\n")
     base = ["--input", str(tmp_path / "a.csv"), "--output", str(tmp_path / "out")]
     for arguments, message in (
-        (["--shards", "0"], "--shards: expected a positive whole number, received 0"),
+        (["--shards", "0"], "--shards: expected 1 to 500, received 0"),
+        (["--seed", "-1"], "--seed: expected a whole number of at least 0, received -1"),
         (["--as_text", "y"], 'a.csv has no column "y" (--as_text)'),
     ):
         assert command.main([*base, *arguments]) == 2

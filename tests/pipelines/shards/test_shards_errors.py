@@ -40,6 +40,7 @@ def changed(at: int, **values: object) -> list[dict]:
         ({"train_examples": 10}, r"data.train_examples is not for data.source: shards; name fewer files"),
         ({"text": "colour", "cleaning": {"duplicates": "drop"}}, r"data.cleaning.duplicates: drop is not for .*shards"),
         ({"classes": ["no", "maybe"]}, r'record 2, column label: label "yes" is none of data.classes; known are "no"'),
+        ({"classes": ["no", "yes", "no"]}, r'data.classes has "no" twice; each class has one index'),
         ({"batch_size": 64}, r"40 training examples are fewer than one batch of 64; set data.batch_size to at most 40"),
         ({"split": {"test": 0.001}}, r"the (test|validation) split would be empty: data.split.\w+ is 0.001"),
         ({"shuffle_window": 10**8, "max_memory_gb": 0.5}, r"6 × 100,000,000 examples \(data.shuffle_window\) and 8 b"),
