@@ -30,7 +30,7 @@ from pipelines.shards.values import Reader
 from pipelines.shares import Shares
 from pipelines.stateless import graph_keys
 
-# Examples of an evaluation that are read together.
+# Examples of an evaluation that are read together, unless a window has fewer.
 _EVALUATED = 1_024
 
 
@@ -96,6 +96,7 @@ class StreamedData:
         self._mapper = mapper
         self._seed = config.shuffle_seed or 0
         self._by_length = config.shuffle and config.bucket_batches > 0
+        self._together = max(1, min(_EVALUATED, config.shuffle_window) // config.batch_size)
         self._augmentation = config.augmentation
         self._bytes_per_example = bytes_per_example
         self._functions: dict[Any, Any] = {}
@@ -237,7 +238,7 @@ class StreamedData:
     def _in_order(self, files: SplitFiles, shares: Shares) -> tf.data.Dataset:
         num_examples, batch_size = len(files.places), self.batch_size
         steps = -(-num_examples // batch_size)
-        together = max(1, _EVALUATED // batch_size)
+        together = self._together
         num_classes = self.info.num_classes if self._augmentation.mixes_labels else 0
 
         def read(number: tf.Tensor) -> dict[str, Any]:

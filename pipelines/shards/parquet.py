@@ -19,9 +19,13 @@ def kinds(path: str) -> dict[str, Kind]:
     """The columns that can be used: numbers, whole numbers (also true and false), texts and bytes.
 
     Raises:
-        UserError: pyarrow is not installed, or the file is damaged.
+        UserError: pyarrow is not installed, the file is damaged, or two columns have one name.
     """
-    found = {field.name: _kind(field.type) for field in _open(path).schema_arrow}
+    schema = _open(path).schema_arrow
+    twice = [name for name, count in collections.Counter(schema.names).items() if count > 1]
+    if twice:
+        raise UserError(f'{path} has two columns of the name "{twice[0]:.80}"; give each a name of its own')
+    found = {field.name: _kind(field.type) for field in schema}
     return {name: kind for name, kind in found.items() if kind is not None}
 
 

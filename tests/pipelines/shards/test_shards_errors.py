@@ -192,6 +192,10 @@ def test_labels_that_are_no_text_and_columns_that_are_nothing_usable(load: Load,
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    numbers = pa.array(range(40))
+    pq.write_table(pa.table([numbers, numbers], ["x", "x"]), tmp_path / "twice.parquet")
+    with pytest.raises(UserError, match=r'twice.parquet has two columns of the name "x"; give each a name of its own'):
+        load(tmp_path / "twice.parquet", **SMALL)
     dates = pa.array(range(40), pa.date32())
     pq.write_table(pa.table({"when": dates, "x": range(40), "label": ["a", "b"] * 20}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a.parquet: column when \(data.numeric\) is of type date32\[day\], which is"):
