@@ -65,6 +65,7 @@ def _act(arguments: argparse.Namespace, beams: Sequence[str]) -> None:
                 f'pipelines.prepare needs the package {package}, which is not installed: pip install "tfbigmodel[beam]"'
             )
     logging.getLogger().setLevel(logging.ERROR)  # Beam tells of each of its stages
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # what it tells, it raises too
 
     from apache_beam.io.filesystems import FileSystems
 
@@ -110,8 +111,8 @@ def _run(runner: str, beams: Sequence[str], paths: list[str], settings: Settings
         with made as pipeline:
             build(pipeline, paths, settings)
     except Exception as error:
-        # Runners raise errors of their own, which hold the worker's as text.
-        found = _USER_ERROR.search(str(error))
+        # The local runner raises the worker's own error; others raise theirs, which hold it as text.
+        found = _USER_ERROR.search(f"UserError: {error}" if isinstance(error, UserError) else str(error))
         if found:
             raise UserError(found[1]) from error
         raise
