@@ -110,14 +110,14 @@ def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
 
 @contextmanager
 def resource_errors_told(multi_worker: bool, peers: Peers) -> Iterator[None]:
-    """Turns what TensorFlow raises when memory or the disk is short, or another worker has gone, into one line.
+    """Turns what TensorFlow raises when memory or disk is short, a file is damaged, or a worker gone, into one line.
 
     Args:
         multi_worker: whether several processes train together.
         peers: what is known of the other workers.
 
     Raises:
-        UserError: memory ran out, or a disk is full.
+        UserError: memory ran out, a disk is full, or a file of the data is damaged.
         WorkerGone: another worker ended while this one was waiting for it.
     """
     try:
@@ -129,6 +129,9 @@ def resource_errors_told(multi_worker: bool, peers: Peers) -> Iterator[None]:
             raise UserError(f"cannot write {path}: {why}; make room and start again") from error
         raise UserError(f"out of memory: {what}; lower data.batch_size (see training.gradient_accumulation) or the "
                         "model's size") from error  # fmt: skip
+    except tf.errors.DataLossError as error:
+        raise UserError(f"a file of the data was changed or damaged after it was checked: {_first_line(error)}; "
+                        "restore it, and the same command goes on from the last checkpoint") from error  # fmt: skip
     except tf.errors.OpError as error:
         if not multi_worker:
             raise
