@@ -29,7 +29,7 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 if TYPE_CHECKING:
     from tfbigmodel.config import load_config
-    from tfbigmodel.cost.estimate import estimate
+    from tfbigmodel.cost import estimate
     from tfbigmodel.evaluate import evaluate
     from tfbigmodel.export import export
     from tfbigmodel.model import build_model, load_data, load_model
@@ -50,7 +50,7 @@ __all__ = [
 
 _HOMES = {
     "build_model": "tfbigmodel.model",
-    "estimate": "tfbigmodel.cost.estimate",
+    "estimate": "tfbigmodel.cost",
     "evaluate": "tfbigmodel.evaluate",
     "export": "tfbigmodel.export",
     "load_config": "tfbigmodel.config",

@@ -134,7 +134,7 @@ def _act(arguments: argparse.Namespace) -> int:
 
     try:
         if arguments.dry_run:
-            from tfbigmodel.cost.estimate import dry_run
+            from tfbigmodel.cost.estimation import dry_run
 
             dry_run(config, arguments.json, arguments.quiet)
         elif arguments.fast_dev_run is not None:

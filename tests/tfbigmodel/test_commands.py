@@ -62,7 +62,7 @@ def error_of(capture, code: int) -> str:
 
 # train
 
-CHECKPOINT_FILES = {"manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"}
+CHECKPOINT_FILES = {"manifest.json", "model.safetensors", "optimizer.safetensors", "host.safetensors", "state.json"}
 
 
 def test_train_writes_these_files_and_no_other(digits_run):

@@ -195,7 +195,7 @@ def test_the_lock_for_serving_has_all_that_its_packages_require_with_hashes(extr
 def test_mistakes_of_the_lock_for_serving(tmp_path):
     done = run_script(str(REPOSITORY), "txt")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: pyproject.toml has no extra 'txt'; it has all, dev,")
+    assert done.stderr.startswith("error: pyproject.toml has no extra 'txt'; it has all, arrayrecord,")
     (tmp_path / "pyproject.toml").write_text('[project]\noptional-dependencies = {serving = ["Some_Thing>=1"]}')
     (tmp_path / "requirements.lock").write_text(
         "tensorflow==1 \\\n    --hash=sha256:0\n    # via tfbigmodel\nnumpy==1\n"
@@ -231,7 +231,7 @@ def imported_by_the_server():
 
 def test_the_image_has_every_library_that_the_server_imports():
     installed, providers = (
-        names(run_script(str(REPOSITORY), "text").stdout),
+        names(run_script(str(REPOSITORY), "text", "gcs", "s3").stdout),
         importlib.metadata.packages_distributions(),
     )
     missing = {

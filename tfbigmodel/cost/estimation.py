@@ -31,24 +31,8 @@ from tfbigmodel.training.phases import Phase, begin_phase, phases_of
 from tfbigmodel.training.rule import make_rule, updates_per_epoch
 
 
-def estimate(config: RunConfig, tell: Callable[[str], None] = lambda text: None) -> Cost:
-    """Counts what a run needs, and measures two of its updates. Nothing is written, nothing is downloaded.
-
-    The data is read and the model built as for training, with random weights: pretrained ones cost the same. Under
-    `multi_worker` every worker must call this, as they train together.
-
-    Args:
-        config: the run's configuration.
-        tell: is given a line at the beginning of what takes long.
-
-    Raises:
-        UserError: the configuration or the data is not fit for training.
-
-    Example:
-        >>> cost = tfbigmodel.estimate(tfbigmodel.load_config("configs/dense.yaml"))
-        >>> cost.phases[0].trainable
-        9610
-    """
+def estimate(config: RunConfig, tell: Callable[[str], None]) -> Cost:
+    """What `tfbigmodel.estimate` returns; see there."""
     config = fill_in_preset(resolve(config))
     cluster = cluster_of_environment(config.training.strategy)
     with (
