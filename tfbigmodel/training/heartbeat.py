@@ -70,7 +70,9 @@ class Chief:
 
     def poll(self) -> Loss | None:
         """Listens for a fifth of a second, and says what it has found to be wrong."""
-        for key, _ in self._selector.select(_TICK_SECONDS):
+        # Who has gone is seen before who comes in its place.
+        events = sorted(self._selector.select(_TICK_SECONDS), key=lambda event: not getattr(event[0].data, "worker", 0))
+        for key, _ in events:
             if key.data is None:
                 self._accept()
                 continue
@@ -133,7 +135,7 @@ class Chief:
             link.open = False
             return
         name = self._cluster.names[worker]
-        twins = [each for each in self._links if each.worker == worker]
+        twins = [each for each in self._links if each.worker == worker and each.open]
         if message.get("cluster") != _digest(self._cluster):
             self._refused = f"; {name} came with another list of workers, and was refused"
             link.refuse({"refused": f"{self._cluster.names[0]} has another list of workers; give all the same"})

@@ -167,7 +167,8 @@ def test_changes_are_noticed_and_broken_files_are_not_obeyed(tokens_file, eventu
         assert names() == ["shop", "desk"]
         tokens_file()
         eventually(lambda: names() == [])
-        assert any("has no tokens: every request will be refused" in text for text in caplog.messages)
+        # The line follows the change.
+        eventually(lambda: any("has no tokens: every request will be refused" in text for text in caplog.messages))
     errors = [text for text in caplog.messages if "stay in force" in text]
     assert len(errors) == 2  # once for each change, not once for each look
 
