@@ -10,8 +10,8 @@ shares the machine. With a smaller batch the stretches are shorter and the share
 than it would be; the seconds that a checkpoint adds do not depend on the batch.
 
 Measured so (two cores, --steps 20 --rounds 2 --batch_size 4 --length 64): a checkpoint takes 3.7 s of processor time;
-waited for, it adds 1.4 s by the clock, and in a thread less than the noise; the copy takes 0.25 s. Fifty updates of 16 x
-128 take about 185 s here, 370 s of processor time, of which that is 1 %.
+waited for, it adds 1.4 s by the clock, and in a thread less than the noise; the copy takes 0.25 s. Fifty updates of
+16 x 128 take about 185 s here, 370 s of processor time, of which that is 1 %.
 """
 
 import argparse
