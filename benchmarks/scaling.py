@@ -113,7 +113,8 @@ def tables(arguments: argparse.Namespace) -> None:
               f"{'':10}{f'{arguments.bucket_mb:g} MB':>10}{'':10}")  # fmt: skip
         for name, (forward, layers, computed) in steps.items():
             print_row(name, forward, layers, computed, cluster, factors[cluster], arguments)
-    print(f"\nexpected = packs (which we send) × {left_out_one:.2f} (one machine), × {left_out_many:.2f} (several)")
+    ours = "packs" if arguments.accumulation == 1 else "one pack"  # the sum of several batches is sent at the end
+    print(f"\nexpected = {ours} (which we send) × {left_out_one:.2f} (one machine), × {left_out_many:.2f} (several)")
 
 
 def layers_of(parts: Sequence, arguments: argparse.Namespace) -> tuple[float, list[Layer], float]:
@@ -154,11 +155,12 @@ def print_row(
             if arguments.jitter:
                 step = simulate(forward, packs, cluster.workers, pace, arguments.jitter, steps=10)
         efficiencies.append(computed / step)
+    expected = left_out * efficiencies[arguments.accumulation == 1]
     sent, card = bytes_sent(size, cluster.workers), network_bytes(size, cluster, arguments.hierarchical)
     gpus = cluster.workers
     print(f"{name:38}{size / 1e6:10.2f}{sent / 1e6:10.2f}{card / 1e6:10.2f}{1e3 * computed:10.1f}"
           f"{1e3 * reduce(size, cluster):8.1f}"
-          + "".join(f"{gpus * x:9.2f}×" for x in (*efficiencies, left_out * efficiencies[1])))  # fmt: skip
+          + "".join(f"{gpus * x:9.2f}×" for x in (*efficiencies, expected)))  # fmt: skip
 
 
 def published_step(line: Published, cluster: Cluster) -> float:
