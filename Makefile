@@ -4,20 +4,23 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Apache Beam keeps protobuf below 7, so that its tests have an environment of their own.
+# Apache Beam keeps protobuf below 7, so that its tests have an environment of their own; without
+# TensorFlow (hence --noconftest), which preparation does not need.
 BEAM_VENV ?= .venv-beam
+BEAM_PYTHON := $(abspath $(BEAM_VENV))/bin/python
 # Install from a folder of wheels in place of the network: make install WHEELS=wheels (see `make wheels`).
 WHEELS ?=
 SOURCE := $(if $(WHEELS),--no-index --find-links $(WHEELS))
 RUN ?= runs/quickstart
 
-.PHONY: help install quickstart test test-slow lint typecheck format schema lock wheels clean
+.PHONY: help install beam quickstart test test-slow lint typecheck format schema lock wheels clean
 
 help:
 	@echo "make quickstart   train, measure, export and serve the dense chapter on shipped digits"
 	@echo "make test         run the tests (make test-slow: those above 20 seconds too)"
 	@echo "make lint         ruff and mypy (make format: let ruff mend what it can)"
 	@echo "make wheels       download what an installation needs into wheels/, for machines without a network"
+	@echo "make beam         make .venv-beam from requirements-beam.lock: what pipelines.prepare needs, without TensorFlow"
 	@echo "make install      make .venv from requirements.lock (WHEELS=folder: from downloaded wheels)"
 
 install: $(VENV)/.installed
@@ -31,6 +34,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	    --config-settings editable_mode=compat -e .
 	@touch $@
 
+beam: $(BEAM_VENV)/.installed
+
 $(BEAM_VENV)/.installed: requirements-beam.lock
 	$(PYTHON) -m venv $(BEAM_VENV)
 	$(BEAM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(SOURCE) -r requirements-beam.lock
@@ -42,13 +47,13 @@ quickstart: install
 	$(BIN)/python -m tfbigmodel.export --workdir $(RUN) --output exported/quickstart
 	$(BIN)/python examples/ask_server.py --workdir $(RUN) --model_base_path exported/quickstart
 
-test: install $(BEAM_VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
-	$(BEAM_VENV)/bin/python -m pytest tests/pipelines/prepare/test_prepare.py
+test: install beam
+	BEAM_PYTHON=$(BEAM_PYTHON) $(BIN)/python -m pytest -m "not slow"
+	$(BEAM_PYTHON) -m pytest --noconftest tests/pipelines/prepare/test_prepare.py
 
-test-slow: install $(BEAM_VENV)/.installed
-	$(BIN)/python -m pytest
-	$(BEAM_VENV)/bin/python -m pytest tests/pipelines/prepare/test_prepare.py
+test-slow: install beam
+	BEAM_PYTHON=$(BEAM_PYTHON) $(BIN)/python -m pytest
+	$(BEAM_PYTHON) -m pytest --noconftest tests/pipelines/prepare/test_prepare.py
 
 lint: install typecheck
 	$(BIN)/ruff check .
@@ -68,7 +73,7 @@ schema: install
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --quiet --upgrade --output-file requirements.lock
-	uv pip compile pyproject.toml --extra beam-dev --universal --python-version 3.11 --generate-hashes \
+	uv pip compile --group prepare --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --quiet --upgrade --output-file requirements-beam.lock
 
 wheels:

@@ -10,15 +10,37 @@ import subprocess
 import sys
 import unicodedata
 from collections import Counter
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 from pipelines.prepare.__main__ import main
 
-pytest.importorskip("apache_beam", reason="Apache Beam is an extra of its own: pip install 'tfbigmodel[beam]'")
+tfrecordio = pytest.importorskip(
+    "apache_beam.io.tfrecordio", reason="Apache Beam is an extra of its own: pip install 'tfbigmodel[beam]'"
+)
+
+# tf.train.Example as protobuf's compiler has it (tensorflow/core/example/*.proto; a map is a list of entries): there is
+# no TensorFlow in this environment, since preparation needs none.
+EXAMPLE_PROTO = """
+name: "example.proto" syntax: "proto3"
+message_type { name: "Example" field { name: "features" number: 1 label: LABEL_OPTIONAL type_name: "Features" } }
+message_type { name: "Features" field { name: "feature" number: 1 label: LABEL_REPEATED type_name: "Entry" } }
+message_type { name: "Entry"
+  field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+  field { name: "value" number: 2 label: LABEL_OPTIONAL type_name: "Feature" } }
+message_type { name: "Feature" oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 label: LABEL_OPTIONAL type_name: "BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 label: LABEL_OPTIONAL type_name: "FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 label: LABEL_OPTIONAL type_name: "Int64List" oneof_index: 0 } }
+message_type { name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+message_type { name: "FloatList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT } }
+message_type { name: "Int64List" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
+"""
 
 
 def reviews() -> list[dict[str, str]]:
@@ -44,19 +66,31 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+@cache
+def example_type() -> Any:
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(text_format.Parse(EXAMPLE_PROTO, descriptor_pb2.FileDescriptorProto()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("Example"))
+
+
+def features_of(path: Path) -> list[dict[str, Any]]:
+    """The examples of a TFRecord file, read by Beam, which checks the checksums."""
+    with open(path, "rb") as file:
+        records = list(iter(lambda: tfrecordio._TFRecordUtil.read_record(file), None))
+    examples = [example_type().FromString(record) for record in records]
+    return [{entry.key: entry.value for entry in example.features.feature} for example in examples]
+
+
 def rows_of(folder: Path, split: str) -> list[dict]:
-    paths = [str(path) for path in sorted(folder.glob(f"{split}-*.tfrecord"))]
-    rows = []
-    for record in tf.data.TFRecordDataset(paths).as_numpy_iterator():  # which checks the checksums
-        feature = tf.train.Example.FromString(record).features.feature
-        rows.append(
-            {
-                "id": feature["id"].int64_list.value[0],
-                "text": feature["text"].bytes_list.value[0].decode(),
-                "label": feature["label"].int64_list.value[0],
-            }
-        )
-    return rows
+    return [
+        {
+            "id": features["id"].int64_list.value[0],
+            "text": features["text"].bytes_list.value[0].decode(),
+            "label": features["label"].int64_list.value[0],
+        }
+        for path in sorted(folder.glob(f"{split}-*.tfrecord"))
+        for features in features_of(path)
+    ]
 
 
 def run(*arguments: object) -> int:
@@ -166,40 +200,6 @@ def test_json_lines_and_parquet_make_the_same_files(tmp_path):
     assert files_of(tmp_path / "a.jsonl.out") == files_of(tmp_path / "a.parquet.out")
 
 
-def test_the_sources_read_what_was_written(tmp_path):
-    from pipelines.config import CorpusConfig, ShardsConfig
-    from pipelines.loading import load
-
-    rows = [{"text": f"text number {index} . good", "label": ["bad", "good"][index % 2]} for index in range(300)]
-    write_csv(tmp_path / "raw.csv", rows)
-    options = [
-        "--input",
-        tmp_path / "raw.csv",
-        "--text",
-        "text",
-        "--label",
-        "label",
-        "--validation",
-        0.2,
-        "--test",
-        0.2,
-    ]
-    assert run(*options, "--output", tmp_path / "records") == 0
-    assert run(*options, "--output", tmp_path / "parquet", "--format", "parquet") == 0
-    paths = {key: f"records/{split}-*.tfrecord" for key, split in (
-        ("path", "train"), ("validation_path", "validation"), ("test_path", "test")
-    )}  # fmt: skip
-    config = {"source": "shards", "data_dir": tmp_path, "label": "label", "text": "text", "batch_size": 8}
-    data = load(ShardsConfig.model_validate({**config, **paths, "cache_dir": tmp_path / "cache"}))
-    report = json.loads((tmp_path / "records" / "report.json").read_text())
-    assert dict(data.info.counts) == {split: of["examples"] for split, of in report["splits"].items()}
-    assert data.info.class_names == ("bad", "good")
-    config = {"source": "corpus", "data_dir": tmp_path, "task": "language_model", "cache_dir": tmp_path / "cache"}
-    parts = [{"path": "parquet/train-*.parquet", "text": "text"}]
-    corpus = load(CorpusConfig.model_validate({**config, "parts": parts, "batch_size": 4}))
-    assert sum(corpus.info.counts.values()) > 0
-
-
 @pytest.mark.parametrize(
     ("content", "arguments", "expected"),
     [
@@ -253,8 +253,7 @@ def test_odd_values_of_json_are_missing_or_mended(tmp_path):
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["left_out"]["without_label"] == 2
     assert report["columns"] == {"label": "text", "odd": "text", "size": "int", "text": "text"}
-    records = tf.data.TFRecordDataset(str(next((tmp_path / "out").glob("*.tfrecord")))).as_numpy_iterator()
-    features = [tf.train.Example.FromString(record).features.feature for record in records]
+    features = features_of(next((tmp_path / "out").glob("*.tfrecord")))
     assert {feature["odd"].bytes_list.value[0].decode() for feature in features} == {"a\ufffdb"}
     assert {feature["size"].WhichOneof("kind") for feature in features} == {"int64_list"}, "also where it is missing"
     assert [list(feature["size"].int64_list.value) for feature in features].count([]) == 27
