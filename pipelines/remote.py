@@ -11,7 +11,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pipelines.errors import MissingFileError, UserError
@@ -25,6 +25,7 @@ from pipelines.files import (
     write_text,
 )
 from pipelines.object_store import ChangedError, bucket_of, fetch, filesystem, listing, remove, send, told, write_bytes
+from pipelines.remote_cache import RECORD, held, prune
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _THREADS = 16
@@ -122,10 +123,11 @@ def local(path: Path | str, wanted: Callable[[dict[str, str]], dict[str, str]] =
             raise MissingFileError(f"{url} is not there: no such file or folder in bucket {bucket_of(url)}")
         place = shelf / key_of(repr(sorted(files.items())))
         copy = place / posixpath.basename(url)
-        if copy.exists():
+        if held(place):
             return copy
+        prune(shelf.parent)
         with _in_turn(shelf):
-            if copy.exists() or _fetched(url, files, place):
+            if held(place) or (_fetched(url, files, place) and held(place)):
                 return copy
     raise UserError(f"{url} is changing while it is read; run again when it is complete")
 
@@ -181,7 +183,7 @@ def _fetched(url: str, files: Mapping[str, str], place: Path) -> bool:
             copy = temporary / posixpath.basename(url)
             known = _linked(files, place, copy) if "" not in files else set()
             fetch(url, {name: version for name, version in files.items() if name not in known}, copy)
-            write_json(temporary / "files.json", {"url": url, "files": files})
+            write_json(temporary / RECORD, {"url": url, "files": files})
             now = listing(url)
             if any(now.get(name, version) != version for name, version in files.items()):
                 raise ChangedError(url)
@@ -193,12 +195,16 @@ def _fetched(url: str, files: Mapping[str, str], place: Path) -> bool:
 def _linked(files: Mapping[str, str], place: Path, copy: Path) -> set[str]:
     """Takes over from earlier copies of a folder what has not changed; the names."""
     known: set[str] = set()
-    for earlier in place.parent.glob("*/files.json"):
-        before = read_json(earlier)["files"]
+    for earlier in place.parent.glob(f"*/{RECORD}"):
+        try:
+            before = read_json(earlier)["files"]
+        except FileNotFoundError:  # another process needs the room
+            continue
         for name in {name for name, version in files.items() if before.get(name) == version} - known:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            os.link(earlier.parent / copy.name / name, copy / name)
-            known.add(name)
+            with suppress(OSError):  # somebody has tidied up, or the file system has no links: it is fetched anew
+                os.link(earlier.parent / copy.name / name, copy / name)
+                known.add(name)
     return known
 
 
