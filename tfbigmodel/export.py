@@ -73,12 +73,13 @@ def export(
     module, checkpoint = load_inference(run, threshold)
     if is_remote(output):
         url = str(output).rstrip("/")
-        with only_writer(url), tempfile.TemporaryDirectory(prefix="tfbigmodel-") as scratch:
+        with only_writer(url) as check, tempfile.TemporaryDirectory(prefix="tfbigmodel-") as scratch:
             there = {name.partition("/")[0] for name in listing(url)}
             number = _after(there) if version is None else version
             if str(number) in there:
                 raise UserError(f"{url}/{number} exists already and is not overwritten; choose another --version")
             folder = _write_version(Path(scratch), number, run, module, checkpoint, key)
+            check()
             upload(folder, join(url, folder.name))
             return join(url, folder.name)
     output = Path(output)

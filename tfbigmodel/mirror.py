@@ -14,12 +14,13 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 
 from pipelines.errors import MissingFileError, UserError
 from pipelines.files import (
     TEMPORARY_MARK,
+    atomic_folder,
     locked_file,
     read_json,
     remove_folder,
@@ -28,10 +29,11 @@ from pipelines.files import (
     user_cache,
     write_json,
 )
-from pipelines.object_store import fetch, listing, read_bytes, remove, send
+from pipelines.object_store import MANIFEST, fetch, listing, read_bytes, remove, send
 from pipelines.remote import absolute, is_remote, join, key_of, local
-from tfbigmodel.remote_writer import BEAT_SECONDS, STALE_SECONDS, WRITER, Writer
+from tfbigmodel.remote_writer import BEAT_SECONDS, STALE_SECONDS, WRITER, TakenOverError, Writer
 
+_CONFIG = "config.yaml"
 _STEP = re.compile(r"checkpoints/(step-\d+)/")
 
 
@@ -74,9 +76,10 @@ def mirrored(
             copy.publish()
 
         def publish_or_warn() -> None:
-            writer.check()
             try:
-                copy.publish()
+                publish()
+            except TakenOverError:
+                raise
             except UserError as error:
                 print(f"warning: {error}; it is tried again with the next checkpoint", file=sys.stderr)
 
@@ -86,7 +89,7 @@ def mirrored(
                 writer.release(keep=copy.is_run)
             except UserError as error:
                 kept = f"the run is kept in {copy.path}, and the same command sends it again"
-                raise UserError(f"{error}; {kept}") from error
+                raise type(error)(f"{error}; {kept}") from error
             copy.remove()
 
         try:
@@ -133,11 +136,15 @@ def borrowed(workdir: Path | str) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="tfbigmodel-"), source.name)
     try:
         # Every writer replaces files in one step, so that the cache's are not touched.
-        shutil.copytree(source, folder, copy_function=_link_or_copy)
+        shutil.copytree(source, folder, copy_function=_link)
         before = _stamps(folder)
         yield folder
         changed = [name for name, stamp in _stamps(folder).items() if before.get(name) != stamp]
-        send(folder, changed, url)
+        try:
+            send(folder, changed, url)
+        except UserError as error:
+            kept = _copied(folder, changed, Path(tempfile.mkdtemp(prefix="tfbigmodel-"), source.name))
+            raise type(error)(f"{error}; what was to be sent is in {kept}") from error
     finally:
         shutil.rmtree(folder.parent, ignore_errors=True)
 
@@ -163,15 +170,24 @@ def _needed(url: str, files: dict[str, str]) -> dict[str, str]:
 
 def _check_is_workdir(url: str, files: dict[str, str]) -> None:
     # Nothing is fetched from, let alone written to, what may be a folder of data.
-    if files.keys() - {WRITER} and "config.yaml" not in files:
+    if files.keys() - {WRITER} and _CONFIG not in files:
         raise UserError(f"{url} holds other files and is no workdir; choose an empty or a new --workdir")
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk
-        shutil.copy2(source, target)
+    except OSError:  # another disk, which may have no room for a run's weights
+        os.symlink(os.path.abspath(source), target)
+
+
+def _copied(folder: Path, names: Iterable[str], target: Path) -> Path:
+    """Copies files below a folder into another one; those that are gone are left out."""
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(folder / name, target / name)
+    return target
 
 
 def _stamps(folder: Path) -> dict[str, list[int]]:
@@ -207,17 +223,19 @@ class _Copy:
         if self._record.is_file():
             record = read_json(self._record)
             self.owner, self._sent = record["owner"], record["sent"]
+        else:
+            self._note()  # whoever is killed while it fetches need not wait for its own mark
 
     @property
     def is_run(self) -> bool:
         """Whether a run has begun in it."""
-        return (self.path / "config.yaml").is_file()
+        return (self.path / _CONFIG).is_file()
 
     def begin(self, last_writer: str | None) -> None:
         """Makes the copy what the store has; one that nobody has written to since is ahead of it, and stays."""
         files = {name: version for name, version in listing(self._url).items() if name != WRITER}
         if last_writer != self.owner or not self.path.is_dir():
-            if self.path.is_dir() and _stamps(self.path) != self._sent:
+            if self.path.is_dir() and any(self._sent.get(name) != stamp for name, stamp in _stamps(self.path).items()):
                 aside = self.path.with_name(f"{self.path.name}-unsent-{uuid.uuid4().hex[:8]}")
                 os.rename(self.path, aside)
                 print(
@@ -227,24 +245,45 @@ class _Copy:
             # Whole or not at all: what is missing here would be taken for removed, and be removed from the store.
             remove_folder(self.path)
             remove_temporaries(self.path.parent)
-            arriving = temporary_beside(self.path)
-            arriving.mkdir()
-            fetch(self._url, files, arriving)
-            os.rename(arriving, self.path)
+            with atomic_folder(self.path) as arriving:
+                fetch(self._url, files, arriving)
             self._sent = _stamps(self.path)
         # What others have added meanwhile, such as an evaluation's report, is not here, and stays there.
         self._remote = files.keys() & self._sent.keys()
         self._note()
 
     def publish(self) -> None:
-        """Sends what has changed, manifests last; then removes from the store what is gone."""
+        """Makes the store what the copy is: a checkpoint's manifest is sent last, and what is gone here removed."""
         with self._turn:
-            now = _stamps(self.path)
-            send(self.path, [name for name, stamp in now.items() if self._sent.get(name) != stamp], self._url)
-            self._sent = now
+            now, there = _stamps(self.path), listing(self._url)
+            gone = self._remote - now.keys()
+            # Somebody may have removed from the store what was sent.
+            changed = [name for name, stamp in now.items() if self._sent.get(name) != stamp or name not in there]
+            self._send(changed, there)
+            # The next start is to remove them, if this process does not come to it.
+            self._sent = {**{name: [] for name in gone}, **now}
             self._note()
-            remove(self._url, self._remote - now.keys())
-            self._remote = set(now)
+            remove(self._url, gone)
+            self._sent, self._remote = now, set(now)
+
+    def _send(self, names: list[str], there: Container[str]) -> None:
+        checkpoints = [name for name in names if name.startswith("checkpoints/")]
+        scratch = temporary_beside(self.path)
+        try:
+            # Stores refuse a file that grows on its way, as TensorBoard's do; checkpoints appear whole.
+            _copied(self.path, set(names) - set(checkpoints), scratch)
+            others = _stamps(scratch).keys()
+            for part in ({_CONFIG} & others, others - {_CONFIG}):  # without its config.yaml it is no workdir
+                send(scratch, part, self._url)
+        except OSError as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"cannot write {scratch.parent}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        # A checkpoint that is written anew is none until all of it is there.
+        remove(self._url, [name for name in checkpoints if name.endswith(f"/{MANIFEST}") and name in there])
+        send(self.path, checkpoints, self._url)
 
     def remove(self) -> None:
         """Removes the copy, all of which is in the store."""

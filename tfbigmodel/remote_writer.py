@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipelines.errors import MissingFileError, UserError
@@ -29,19 +29,35 @@ BEAT_SECONDS, STALE_SECONDS = 10.0, 60.0
 """Between two signs of life; and without one, until another process takes over."""
 
 
+class TakenOverError(UserError):
+    """Another process writes the remote folder now."""
+
+
 @contextlib.contextmanager
-def only_writer(url: str) -> Iterator[None]:
+def only_writer(
+    url: str, beat_seconds: float = BEAT_SECONDS, stale_seconds: float = STALE_SECONDS
+) -> Iterator[Callable[[], None]]:
     """Keeps other processes that ask for the same from writing to a remote folder; it leaves nothing there.
+
+    Args:
+        url: the folder.
+        beat_seconds: between two signs of life.
+        stale_seconds: without a sign of life, after which another process's folder is taken over.
+
+    Yields:
+        `Writer.check`, for the moment before something is written.
 
     Raises:
         UserError: another process writes there, or the store cannot be reached or does not let us write.
     """
-    with Writer(url, uuid.uuid4().hex, BEAT_SECONDS, STALE_SECONDS) as writer:
+    with Writer(url, uuid.uuid4().hex, beat_seconds, stale_seconds) as writer:
         try:
-            yield
-            writer.check()
-        finally:
-            writer.release(keep=False)
+            yield writer.check
+        except BaseException:
+            with contextlib.suppress(UserError):  # what ended the block is told
+                writer.release(keep=False)
+            raise
+        writer.release(keep=False)
 
 
 class Writer:
@@ -87,18 +103,31 @@ class Writer:
         self._thread.join()
 
     def check(self) -> None:
-        """Raises UserError when another process has taken the workdir over."""
+        """Asks the store who may write: this process may have stood still for long, and its thread with it.
+
+        Raises:
+            TakenOverError: another process has taken the workdir over.
+            UserError: the store cannot be reached.
+        """
+        if not self._lost_to:
+            self._look()
         if self._lost_to:
-            raise UserError(f"{self._url} was taken over by {self._lost_to}, since this process did not answer in time")
+            why = "since this process did not answer in time"
+            raise TakenOverError(f"{self._url} was taken over by {self._lost_to}, {why}")
 
     def release(self, keep: bool) -> None:
         """Lets the next process write at once.
 
         Args:
             keep: leave the mark of who wrote last; otherwise nothing is left in the store.
+
+        Raises:
+            TakenOverError: another process has taken the workdir over; its mark stays.
+            UserError: the store cannot be reached.
         """
         self._stop.set()
         self._thread.join()
+        self.check()
         self._mine["released"] = True
         if keep:
             self._write()
@@ -129,15 +158,18 @@ class Writer:
 
     def _run(self) -> None:
         while not self._stop.wait(self._beat_seconds):
-            try:
-                now = self._read()
-                if now is not None and now["owner"] != self._mine["owner"]:
-                    self._lost_to = _named(now)
+            # Whatever goes wrong: publishing tells of it, and a thread that ended would give the workdir away.
+            with contextlib.suppress(Exception):
+                self._look()
+                if self._lost_to:
                     return
                 self._mine["beats"] += 1
                 self._write()
-            except UserError:
-                continue  # the network; publishing tells of it
+
+    def _look(self) -> None:
+        now = self._read()
+        if now is not None and now["owner"] != self._mine["owner"]:
+            self._lost_to = _named(now)
 
     def _read(self) -> dict[str, Any] | None:
         try:
@@ -145,7 +177,7 @@ class Writer:
             return {**self._mine, "owner": "", "host": "?", "pid": "?", **value}
         except MissingFileError:
             return None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{self._place} is damaged: {error}; remove it if no process writes there") from error
 
     def _write(self, create: bool = False) -> bool:

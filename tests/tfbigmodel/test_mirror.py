@@ -1,10 +1,17 @@
 """Workdirs in an object store."""
 
+import contextlib
 import json
+import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -157,8 +164,8 @@ def test_a_copy_that_could_not_be_fetched_is_fetched_anew(url, killed, tmp_path,
     monkeypatch.setenv("XDG_CACHE_HOME", str(here))
     unfit = "n" * 300  # no file system takes it
     write_bytes(f"{url}/{unfit}/b", b"1")
-    with pytest.raises(OSError, match="File name too long"), mirrored(url, **QUICK):
-        pass
+    ended(UserError, "^cannot write .*/dense: File name too long$", url)
+    assert not list((here / "tfbigmodel" / "runs").glob("*/.dense.tmp-*"))
     remove(url, [f"{unfit}/b"])
     with mirrored(url, **QUICK) as (path, _):
         assert latest_checkpoint(path / "checkpoints")[0].state["updates"] == 10
@@ -193,6 +200,151 @@ def test_who_was_taken_over_ends_and_keeps_what_it_has(url, capsys):
     assert json.loads(read_bytes(f"{url}/{WRITER}"))["owner"] == "other"
     assert (path / "late.txt").exists()
     assert f"the run is kept in {path}" in capsys.readouterr().err
+
+
+def test_who_stood_still_for_long_writes_nothing_more(url):
+    def go_on(path, publish):
+        write_text(path / "config.yaml", "a run")
+        publish()
+        write_bytes(f"{url}/{WRITER}", other)
+        write_text(path / "late.txt", "x")
+        publish()  # before the thread has looked
+
+    other = json.dumps({"owner": "other", "host": "elsewhere", "pid": 7}).encode()
+    with pytest.raises(UserError, match=f"^{url} was taken over by process 7"), mirrored(url) as (path, publish):
+        go_on(path, publish)
+    assert listing(url).keys() == {"config.yaml", WRITER}
+    assert read_bytes(f"{url}/{WRITER}") == other
+    with pytest.raises(UserError, match="was taken over by process 7"), only_writer(f"{url}/models"):
+        write_bytes(f"{url}/models/{WRITER}", other)
+    assert read_bytes(f"{url}/models/{WRITER}") == other
+
+
+def test_what_somebody_removes_from_the_store_is_sent_again(url):
+    with mirrored(url) as (path, publish):
+        write_text(path / "config.yaml", "a run")
+        checkpoint(path, 10)
+        publish()
+        before = listing(url).keys()
+        remove(url, before - {WRITER})
+    assert listing(url).keys() == before
+
+
+def test_what_was_removed_from_the_store_while_it_was_dead_is_sent_again(url, killed):
+    remove(url, ["config.yaml"])
+    with mirrored(url, beat_seconds=0.1, stale_seconds=60):
+        pass
+    assert listing(url).keys() == {"config.yaml", "late.txt", WRITER}
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_a_file_that_grows_on_its_way_is_sent(new_bucket, scheme, capsys):
+    url = f"{new_bucket(scheme)}/runs/dense"
+    full = threading.Event()
+
+    def grow(path):
+        with open(path, "ab", buffering=0) as file:
+            while not full.wait(0.001):
+                file.write(bytes(1000))
+
+    with mirrored(url) as (path, publish):
+        write_text(path / "config.yaml", "a run")
+        write_bytes_to(path / "tensorboard" / "events", bytes(6 * 2**20))  # sent in parts from 5 MiB on
+        checkpoint(path, 10)
+        thread = threading.Thread(target=grow, args=(path / "tensorboard" / "events",))
+        thread.start()
+        try:
+            publish()
+        finally:
+            full.set()
+            thread.join()
+        assert not capsys.readouterr().err
+        assert "checkpoints/step-0000000010/manifest.json" in listing(url)
+        assert not list(path.parent.glob(".*tmp*"))
+        last = (path / "tensorboard" / "events").stat().st_size
+    assert listing(url)["tensorboard/events"].startswith(f"{last} ")
+
+
+def write_bytes_to(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def test_a_checkpoint_that_is_written_anew_is_none_until_all_of_it_is_there(url, capsys):
+    with mirrored(url) as (path, publish):
+        write_text(path / "config.yaml", "a run")
+        checkpoint(path, 10)
+        publish()
+        folder = path / "checkpoints" / "step-0000000010"
+        shutil.rmtree(folder)
+        checkpoint(path, 10, monitor=0.5)
+        unfit = folder / "socket"  # it cannot be read, so that the sending fails
+        os.mknod(unfit, stat.S_IFSOCK | 0o600)
+        publish()
+        assert "it is tried again with the next checkpoint" in capsys.readouterr().err
+        assert "checkpoints/step-0000000010/manifest.json" not in listing(url)
+        unfit.unlink()
+        publish()
+        assert "checkpoints/step-0000000010/manifest.json" in listing(url)
+
+
+_KILLED_WHILE_REMOVING = """
+import os, signal, sys
+from pathlib import Path
+import tfbigmodel.mirror
+from pipelines.files import write_text
+def remove(url, names):
+    if names:
+        os.kill(os.getpid(), signal.SIGKILL)
+tfbigmodel.mirror.remove = remove
+with tfbigmodel.mirror.mirrored(sys.argv[1]) as (path, publish):
+    write_text(path / "config.yaml", "a run")
+    write_text(path / "old.txt", "old")
+    publish()
+    (path / "old.txt").unlink()
+    publish()
+"""
+
+
+def test_what_a_killed_process_did_not_come_to_remove_is_removed(url):
+    done = subprocess.run([sys.executable, "-c", _KILLED_WHILE_REMOVING, url], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert "old.txt" in listing(url)
+    with mirrored(url):
+        pass
+    assert listing(url).keys() == {"config.yaml", WRITER}
+
+
+_FULL_DISK = """
+import os, sys
+from pipelines.errors import UserError
+from tfbigmodel.mirror import mirrored
+try:
+    with mirrored(sys.argv[1]):
+        print("begun")
+except UserError as error:
+    print(error)
+print([name for _, _, names in os.walk(os.environ["XDG_CACHE_HOME"]) for name in names])
+"""
+
+
+def test_a_disk_that_a_run_does_not_fit_on_is_told(url, tmp_path):
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a file system")
+    write_bytes(f"{url}/config.yaml", b"a run")
+    write_bytes(f"{url}/checkpoints/step-0000000010/model.safetensors", bytes(2 * 2**20))
+    small = tmp_path / "small"
+    small.mkdir()
+    script = f'mount -t tmpfs -o size=1m none {small} && {sys.executable} -c "$CODE" {url}'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "CODE": _FULL_DISK, "XDG_CACHE_HOME": str(small)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told, left = done.stdout.strip().splitlines()
+    assert told.startswith(f"cannot write {small}/tfbigmodel/runs/")
+    assert told.endswith("/dense: No space left on device; make room and start again")
+    assert left in ("['.lock', 'sent.json']", "['sent.json', '.lock']")
 
 
 def test_a_failure_in_between_is_made_good_by_the_next_publishing(url, capsys):
@@ -288,6 +440,49 @@ def test_what_a_reader_adds_is_sent_and_its_source_stays(finished):
     assert not folder.exists()
 
 
-def test_a_damaged_mark_is_told(url):
-    write_bytes(f"{url}/{WRITER}", b"{")
+def test_what_a_reader_adds_and_cannot_send_is_kept(finished):
+    def add():
+        with borrowed(finished) as folder:
+            write_text(folder / "evaluation" / "test.json", "[]")
+            filesystem(finished).rm(finished.split("/")[2], recursive=True)
+
+    with pytest.raises(UserError, match=r"there is no bucket .*; what was to be sent is in .*/dense$") as caught:
+        add()
+    kept = Path(str(caught.value).rpartition(" is in ")[2])
+    try:
+        assert [path.name for path in kept.rglob("*")] == ["evaluation", "test.json"]
+    finally:
+        shutil.rmtree(kept.parent)
+
+
+def test_a_reader_copies_no_weights_to_another_disk(finished, monkeypatch):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        if os.stat(other).st_dev == os.stat(tempfile.gettempdir()).st_dev:
+            pytest.skip("there is no second disk here")
+        monkeypatch.setenv("XDG_CACHE_HOME", other)
+        cached = readable(finished)
+        with borrowed(finished) as folder:
+            assert latest_checkpoint(folder / "checkpoints")[0].state["updates"] == 40
+            assert all(path.is_symlink() for path in folder.rglob("*.safetensors"))
+            write_text(folder / "metrics.json", '{"test": 1}')
+        assert read_bytes(f"{finished}/metrics.json") == b'{"test": 1}'
+        assert (cached / "metrics.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"[" * 100_000])
+def test_a_damaged_mark_is_told(url, content):
+    write_bytes(f"{url}/{WRITER}", content)
     ended(UserError, rf"^{url}/\.writer\.json is damaged: .*; remove it if no process writes there", url)
+
+
+def test_a_mark_that_was_damaged_for_a_while_is_written_again(url):
+    with mirrored(url, **QUICK) as (path, _):
+        write_text(path / "config.yaml", "a run")
+        write_bytes(f"{url}/{WRITER}", b"[" * 100_000)
+        time.sleep(0.5)
+        remove(url, [WRITER])
+        end = time.monotonic() + 10
+        with contextlib.suppress(MissingFileError):
+            while WRITER not in listing(url):
+                assert time.monotonic() < end, "nobody would know that it is written"
+                time.sleep(0.05)
