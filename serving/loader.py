@@ -114,21 +114,23 @@ class Loader:
     def _look(self, config: ModelConfig) -> None:
         name = config.name
         try:
-            if config.url:
-                fetch_versions(config)
+            trouble = fetch_versions(config) if config.url else ""
             directories = versions_on_disk(config.base_path)
         except (OSError, RemoteError) as error:
             reason = error.strerror if isinstance(error, OSError) and not config.url else error
             self._complain(name, f"Could not find base path {config.place} for servable {name}: {reason}")
             return
         wanted = wanted_versions(config.policy, directories)
-        self._complain(name, "" if wanted else _no_versions(config))
+        if trouble:
+            self._complain(name, f"Could not fetch all versions of servable {name}: {trouble}")
+        else:
+            self._complain(name, "" if wanted else _no_versions(config))
         for number in wanted:
             if self._outdated(config):
                 return
             if self._should_load(config, number, directories[number]):
                 self._load_version(config, number, directories[number])
-        if self._outdated(config):
+        if self._outdated(config) or trouble:
             return
         # Unless the directory was emptied on purpose, the last good version stays until a wanted one has taken over.
         if wanted and not any(self._table.available(name, number) for number in wanted):

@@ -14,6 +14,8 @@ from typing import Any
 # Scheme → the package that knows it, and the extra of tfbigmodel that brings it.
 _PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 _CONNECT_SECONDS, _READ_SECONDS = 5, 60
+# The library holds so many parts of 50 MB of each file in memory.
+_PARTS_AT_A_TIME = 4
 
 
 class RemoteError(Exception):
@@ -63,6 +65,7 @@ def filesystem(url: str) -> Any:
         store = s3fs.S3FileSystem(
             use_listings_cache=False,
             endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+            max_concurrency=_PARTS_AT_A_TIME,
             config_kwargs={
                 "connect_timeout": _CONNECT_SECONDS,
                 "read_timeout": _READ_SECONDS,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _KEPT_SECONDS = 3600
+_FILES_AT_A_TIME = 4  # parts of each are in memory
 
 
 def check_readable(url: str) -> None:
@@ -44,7 +45,7 @@ def check_readable(url: str) -> None:
     _versions(url)
 
 
-def fetch_versions(config: ModelConfig) -> None:
+def fetch_versions(config: ModelConfig) -> str:
     """Makes a remote model's folder have the versions that its policy wants.
 
     Others are removed from it when they are gone from the store, or an hour after they were fetched: another server on
@@ -53,10 +54,14 @@ def fetch_versions(config: ModelConfig) -> None:
     Args:
         config: A model with a URL; its base path is the folder.
 
+    Returns:
+        Why a version could not be fetched, which keeps no other one from it; empty if all were.
+
     Raises:
-        RemoteError: The store cannot be reached or does not let us read; what is in the folder stays.
+        RemoteError: The store cannot be reached or does not let us list it; what is in the folder stays.
         OSError: The folder cannot be written.
     """
+    troubles = []
     folder = config.base_path
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
@@ -66,12 +71,17 @@ def fetch_versions(config: ModelConfig) -> None:
         wanted = [versions[number] for number in wanted_versions(config.policy, versions)]
         for name, files in wanted:
             if _read_record(folder, name) != files or not (folder / name).is_dir():
-                _fetch(f"{config.url}/{name}", files, folder, name)
+                try:
+                    _fetch(f"{config.url}/{name}", files, folder, name)
+                except (OSError, RemoteError) as error:
+                    troubles.append(str(error))
         for child in folder.iterdir():
             if is_version(child.name) and child.name not in {name for name, _ in wanted}:
                 gone = int(child.name) not in versions
-                if gone or time.time() - child.stat().st_ctime > _KEPT_SECONDS:
+                # As long as what is wanted cannot be had, the one before it may be needed.
+                if gone or (not troubles and time.time() - child.stat().st_ctime > _KEPT_SECONDS):
                     _remove(folder, child.name)
+    return "; ".join(troubles)
 
 
 def _versions(url: str) -> dict[int, tuple[str, dict[str, str]]]:
@@ -97,6 +107,9 @@ def _versions(url: str) -> dict[int, tuple[str, dict[str, str]]]:
 
 def _fetch(url: str, files: dict[str, str], folder: Path, name: str) -> None:
     """Makes `folder/name` in one step."""
+    size = sum(int(version.split()[0]) for version in files.values())
+    if size > shutil.disk_usage(folder).free:  # told before, since it is tried again at every look
+        raise RemoteError(f"{url} has {size:,} bytes, for which there is no room in {folder}")
     logger.info("fetching %s", url)
     scratch = Path(tempfile.mkdtemp(prefix=".fetching-", dir=folder))
     try:
@@ -105,7 +118,8 @@ def _fetch(url: str, files: dict[str, str], folder: Path, name: str) -> None:
             os.makedirs(os.path.dirname(target), exist_ok=True)
         root = url.partition("://")[2]
         with told(url):
-            filesystem(url).get([f"{root}/{relative}" for relative in files], targets)
+            sources = [f"{root}/{relative}" for relative in files]
+            filesystem(url).get(sources, targets, batch_size=_FILES_AT_A_TIME)
         for target, version in zip(targets, files.values(), strict=True):
             if os.path.getsize(target) != int(version.split()[0]):
                 raise RemoteError(f"{url}: {os.path.relpath(target, scratch / name)} was cut short on its way")

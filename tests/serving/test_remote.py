@@ -1,7 +1,10 @@
 """Models at s3:// and gs://: which versions are fetched, when, and what is said when that fails."""
 
 import json
+import os
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -104,6 +107,58 @@ def test_a_manager_follows_a_bucket_and_keeps_what_it_has_when_that_is_gone(new_
         )
     finally:
         manager.close(5)
+
+
+def test_a_version_that_cannot_be_fetched_keeps_no_other_one_from_being_served(new_bucket, caplog):
+    url = f"{new_bucket('s3')}/m"
+    put(url, 1, b"one")
+    put(url, 2, b"two")
+    archived = {"StorageClass": "GLACIER"}  # which nobody can read
+    filesystem(url).pipe_file(f"{url}/2/saved_model.pb", b"two", **archived)
+    config = model(url, "specific", 1, frozenset({1, 2}))
+    manager = Manager([config], Model, poll_seconds=60)
+    try:
+        manager.poll("m")
+        assert [(row.version, row.state.name) for row in manager.statuses("m")] == [(1, "AVAILABLE")]
+        assert f"Could not fetch all versions of servable m: {url}/2 cannot be read: PermissionError: " in caplog.text
+        old = time.time() - 7200
+        manager.apply([model(url, "latest", 1)])
+        os.utime(config.base_path / "1", (old, old))
+        manager.poll("m")
+        assert [(row.version, row.state.name) for row in manager.statuses("m")] == [(1, "AVAILABLE")]
+        write_bytes(f"{url}/2/saved_model.pb", b"two")
+        manager.poll("m")
+        assert next((row.version, row.state.name) for row in manager.statuses("m")) == (2, "AVAILABLE")
+    finally:
+        manager.close(5)
+
+
+_SMALL_DISK = """
+import sys
+from serving.model_config import single_model
+from serving.remote import fetch_versions
+config = single_model("m", sys.argv[1])
+print(fetch_versions(config))
+print([path.name for path in config.base_path.iterdir()])
+"""
+
+
+def test_a_version_for_which_there_is_no_room_is_not_fetched(new_bucket, tmp_path):
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a file system")
+    url = f"{new_bucket('s3')}/m"
+    put(url, 1, bytes(2 * 2**20))
+    small = tmp_path / "small"
+    small.mkdir()
+    script = f'mount -t tmpfs -o size=1m none {small} && {sys.executable} -c "$CODE" {url}'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "CODE": _SMALL_DISK, "XDG_CACHE_HOME": str(small)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told, left = done.stdout.strip().splitlines()
+    assert told.startswith(f"{url}/1 has 2,097,155 bytes, for which there is no room in {small}/tfbigmodel/serving/")
+    assert left == "['.lock']"
 
 
 def config_list(url):
