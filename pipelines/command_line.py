@@ -26,7 +26,8 @@ def run_command(
         argv: the arguments; those of the process where None.
 
     Returns:
-        The exit code: 2 for a user's mistake, 128 + the signal's number where a signal ended the command.
+        The exit code: 2 for a user's mistake, 138 for what may pass (`UnreachableError`), 128 + the signal's number
+        where a signal ended the command.
     """
     arguments = parser.parse_args(argv)
     if os.getpid() == 1 and threading.current_thread() is threading.main_thread():
@@ -39,7 +40,7 @@ def run_command(
         return action(arguments) or 0
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return USER_ERROR
+        return getattr(error, "exit_code", USER_ERROR)
     except PermissionError as error:
         print(f"error: no permission for {error.filename}; change it or choose another place", file=sys.stderr)
         return USER_ERROR

@@ -1,4 +1,4 @@
-"""The error that is the user's to mend."""
+"""The errors that are told in one line: the user's to mend, or to try again."""
 
 
 class UserError(ValueError):
@@ -8,6 +8,16 @@ class UserError(ValueError):
     column where there is one. Commands print that line and exit with code 2, without a traceback; in user code it is
     an ordinary `ValueError`.
     """
+
+
+class UnreachableError(UserError):
+    """What is nobody's mistake and may pass, such as a store that does not answer: the same command may succeed later.
+
+    Attributes:
+        exit_code: what a command ends with, 138, at which clusters start it again; they do not for a mistake.
+    """
+
+    exit_code = 138
 
 
 class MissingFileError(UserError, FileNotFoundError):

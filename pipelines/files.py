@@ -184,12 +184,12 @@ def locked_file(path: Path) -> Iterator[None]:
 
     Raises:
         UserError: another process has it; the message names the process.
-        OSError: the file cannot be made.
+        OSError: the file cannot be made, or its file system has no locks.
     """
     with open(path, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:  # not what a file system without locks raises, which would be waited for
             file.seek(0)
             owner = file.read().strip() or "unknown"
             raise UserError(f"{path.parent} is in use by process {owner}; wait for it or use another") from error

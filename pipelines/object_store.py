@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import MissingFileError, UserError
+from pipelines.errors import MissingFileError, UnreachableError, UserError
 
 MANIFEST = "manifest.json"
 """The name of the files that are sent last: a folder that has one exists."""
@@ -30,6 +30,8 @@ _CREDENTIALS = {
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _DOTS = (".", "..")
 _CONNECT_SECONDS, _READ_SECONDS = 5, 60
+# The libraries hold whole files of up to 100 MB in memory, ten parts of larger ones, and 128 files at a time.
+_MEMORY, _FILES_AT_A_TIME, _PARTS_AT_A_TIME = 256 * 2**20, 64, 4
 # Errors of the local disk, which are told where files are written.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
@@ -102,11 +104,13 @@ def fetch(url: str, names: Mapping[str, str], folder: Path) -> None:
     targets = [str(Path(folder, name)) for name in names]
     for target in targets:
         os.makedirs(os.path.dirname(target), exist_ok=True)
+    sizes = [int(version.split()[0]) for version in names.values()]
     if targets:
         with told(url, "read"):
-            filesystem(url).get([object_path(url, name) for name in names], targets)
-    for target, version in zip(targets, names.values(), strict=True):
-        if os.path.getsize(target) != int(version.split()[0]):
+            sources = [object_path(url, name) for name in names]
+            filesystem(url).get(sources, targets, batch_size=_at_a_time(sizes))
+    for target, size in zip(targets, sizes, strict=True):
+        if os.path.getsize(target) != size:
             raise ChangedError(f"{url}: {os.path.basename(target)} was cut short on its way; run again")
 
 
@@ -122,7 +126,13 @@ def send(folder: Path, names: Iterable[str], url: str) -> None:
         if batch:
             with told(url, "write"):
                 sources = [str(Path(folder, name)) for name in batch]
-                filesystem(url).put(sources, [object_path(url, name) for name in batch])
+                targets = [object_path(url, name) for name in batch]
+                filesystem(url).put(sources, targets, batch_size=_at_a_time(map(os.path.getsize, sources)))
+
+
+def _at_a_time(sizes: Iterable[int]) -> int:
+    """How many files of such sizes may be on their way at once."""
+    return max(1, min(_FILES_AT_A_TIME, _MEMORY // max([1, *sizes])))
 
 
 def remove(url: str, names: Iterable[str]) -> None:
@@ -218,7 +228,7 @@ def _explained(error: Exception, url: str, action: str) -> UserError | None:
         or code in ("408", "429", "500", "502", "503", "504")
         or (isinstance(error, OSError) and error.errno in (errno.EBUSY, errno.EREMOTEIO))
     ):  # fmt: skip
-        return UserError(f"cannot reach {url} ({reason}); check the network and run again")
+        return UnreachableError(f"cannot reach {url} ({reason}); check the network and run again")
     if isinstance(error, OSError) or modules & {"botocore", "aiohttp", "gcsfs", "google"} or "Bad Request" in reason:
         return UserError(f"cannot {action} {url}: {reason}")
     return None
@@ -240,6 +250,7 @@ def filesystem(url: str) -> Any:
             store = s3fs.S3FileSystem(
                 use_listings_cache=False,
                 endpoint_url=endpoint,
+                max_concurrency=_PARTS_AT_A_TIME,
                 config_kwargs={
                     "connect_timeout": _CONNECT_SECONDS,
                     "read_timeout": _READ_SECONDS,

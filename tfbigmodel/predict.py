@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
-from pipelines.object_store import listing
+from pipelines.object_store import check_url, listing
 from pipelines.remote import is_remote, join, write_text_to
 from tfbigmodel.command_line import callable_module, import_tensorflow, make_parser, run_command, say
 from tfbigmodel.mirror import readable
@@ -190,6 +190,8 @@ def _act(arguments: argparse.Namespace) -> None:
     suffix = os.path.splitext(output)[1] if output else ""
     if output and suffix not in (".csv", ".jsonl"):
         raise UserError(f"--output: expected a .csv or .jsonl file, received {output}")
+    if output and is_remote(output):
+        check_url(output)  # before the work
     if arguments.input_file and output and _same(output, arguments.input_file):
         raise UserError(f"--output: {output} is the input; choose another file")
     if arguments.threshold is not None and not 0.0 < arguments.threshold < 1.0:

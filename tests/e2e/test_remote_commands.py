@@ -97,6 +97,11 @@ def test_mistakes_are_told_in_one_line(new_bucket, local_run, capsys):
         (evaluate, ["--workdir", f"{url}/none"], f"{url}/none {missing}"),
         (predict, ["--workdir", f"{url}/none", "--input", "x.csv"], f"{url}/none {missing}"),
         (predict, ["--workdir", run, "--input", f"{url}/x.csv"], f"{url}/x.csv {missing}"),
+        (
+            predict,
+            ["--workdir", run, "--input", "x.csv", "--output", "ftp://x/y.csv"],  # before the input is looked at
+            "ftp://x/y.csv: expected a local path, or gs:// or s3://; received ftp://",
+        ),
         (export, ["--workdir", f"{url}/none"], f"{url}/none {missing}"),
         (export, ["--workdir", run, "--output", f"{url}x/m"], f"{url}x/m/.writer.json: there is no bucket {bucket}x"),
         (export, ["--workdir", run, "--output", "s3://"], "s3:// has no bucket; expected s3://bucket/path"),

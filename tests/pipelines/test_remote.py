@@ -1,6 +1,9 @@
 """Remote files and folders, on servers of both protocols."""
 
+import errno
+import fcntl
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -9,7 +12,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from pipelines.errors import MissingFileError, UserError
+from pipelines.command_line import make_parser, run_command
+from pipelines.errors import MissingFileError, UnreachableError, UserError
 from pipelines.object_store import check_url, filesystem, listing, read_bytes, send, write_bytes
 from pipelines.remote import absolute, exists, is_remote, join, local, local_files, matching, upload, write_text_to
 
@@ -99,6 +103,15 @@ def test_only_what_has_changed_is_fetched_anew(bucket, folder):
     same = "sub/deep/中文 é%20.bin"
     assert os.path.samefile(after / same, before / same)
     assert not os.path.samefile(after / "a.txt", before / "a.txt")
+
+
+def test_what_somebody_has_tidied_up_in_the_cache_is_fetched_anew(bucket, folder):
+    url = f"{bucket}/x"
+    upload(folder, url)
+    (local(url) / "empty").unlink()
+    (folder / "a.txt").write_bytes(b"other")
+    upload(folder, url)
+    assert contents(local(url)) == contents(folder)
 
 
 def test_patterns_match_files_in_order(bucket, folder):
@@ -228,6 +241,43 @@ def test_a_cache_that_cannot_be_made_is_told(new_bucket, monkeypatch, folder):
         local(f"{bucket}/x")
 
 
+def test_a_cache_without_locks_is_told(new_bucket, monkeypatch, folder):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))  # as some network file systems do
+
+    bucket = new_bucket("s3")
+    upload(folder, f"{bucket}/x")
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(UserError, match=r"cannot write .*/remote/.*: No locks available; set XDG_CACHE_HOME"):
+        local(f"{bucket}/x")
+
+
+_MUCH = """
+import resource, sys, tempfile
+from pathlib import Path
+from pipelines.object_store import fetch, filesystem, listing, send
+with tempfile.TemporaryDirectory() as scratch:
+    names = [f"{number}.bin" for number in range(12)]
+    for name in names:
+        with open(Path(scratch, name), "wb") as file:
+            file.truncate(60 * 2**20)
+    listing(sys.argv[1])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    send(Path(scratch), names, sys.argv[1])
+    sent = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    fetch(sys.argv[1], listing(sys.argv[1]), Path(scratch, "back"))
+    print((sent - before) // 1024, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.slow  # 720 MB there and back
+def test_large_files_are_not_all_in_memory_at_once(new_bucket):
+    command = [sys.executable, "-c", _MUCH, f"{new_bucket('s3')}/x"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert all(int(megabytes) < 400 for megabytes in done.stdout.split()), done.stdout
+
+
 @pytest.mark.slow  # waits for libraries that try again
 @pytest.mark.parametrize(
     ("scheme", "variable"), [("s3", "AWS_ENDPOINT_URL"), ("gs", "STORAGE_EMULATOR_HOST")]
@@ -238,9 +288,15 @@ def test_a_store_that_is_gone_is_tried_again_and_told_within_a_minute(
     new_bucket(scheme)
     monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}")
     started = time.monotonic()
-    with pytest.raises(UserError, match=rf"^cannot reach {scheme}://b/x \(.*\); check the network and run again$"):
+    told = rf"^cannot reach {scheme}://b/x \(.*\); check the network and run again$"
+    with pytest.raises(UnreachableError, match=told) as caught:
         local(f"{scheme}://b/x")
     assert time.monotonic() - started < 60
+
+    def fail(_):
+        raise caught.value
+
+    assert run_command(make_parser("x", "y"), fail, []) == 138, "what clusters start again"
 
 
 def test_a_store_that_comes_back_is_waited_for(new_bucket, monkeypatch, free_port):
