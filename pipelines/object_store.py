@@ -80,7 +80,16 @@ def listing(url: str) -> dict[str, str]:
             raise UserError(f"{url} holds an object named {relative!r}, which is no path of a file")
         version = info.get("ETag") or info.get("etag") or info.get("generation") or info.get("LastModified")
         files[relative] = f"{info['size']} {version}"
+    for name in {parent for relative in files for parent in _parents(relative)} & files.keys():
+        if not files[name].startswith("0 "):  # else another mark of a folder
+            raise UserError(f"{url} holds objects named {name!r} and below it, which cannot be a file and a folder")
+        del files[name]
     return files
+
+
+def _parents(name: str) -> Iterator[str]:
+    while name := posixpath.dirname(name):
+        yield name
 
 
 def _is_below(relative: str) -> bool:

@@ -24,7 +24,18 @@ from pipelines.files import (
     write_json,
     write_text,
 )
-from pipelines.object_store import ChangedError, bucket_of, fetch, filesystem, listing, remove, send, told, write_bytes
+from pipelines.object_store import (
+    ChangedError,
+    bucket_of,
+    check_url,
+    fetch,
+    filesystem,
+    listing,
+    remove,
+    send,
+    told,
+    write_bytes,
+)
 from pipelines.remote_cache import RECORD, held, prune
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -115,7 +126,7 @@ def local(path: Path | str, wanted: Callable[[dict[str, str]], dict[str, str]] =
     """
     if not is_remote(path):
         return Path(path)
-    url = str(path).rstrip("/")
+    url = check_url(str(path)).rstrip("/")
     shelf = user_cache("remote") / key_of(url)
     for _ in range(3):
         files = wanted(listing(url))

@@ -29,7 +29,7 @@ from pipelines.files import (
     user_cache,
     write_json,
 )
-from pipelines.object_store import MANIFEST, fetch, listing, read_bytes, remove, send
+from pipelines.object_store import MANIFEST, check_url, fetch, listing, read_bytes, remove, send
 from pipelines.remote import absolute, is_remote, join, key_of, local
 from tfbigmodel.remote_writer import BEAT_SECONDS, STALE_SECONDS, WRITER, TakenOverError, Writer
 
@@ -65,7 +65,7 @@ def mirrored(
     if not is_remote(workdir):
         yield Path(workdir), lambda: None
         return
-    url = str(workdir).rstrip("/")
+    url = check_url(str(workdir)).rstrip("/")
     _check_is_workdir(url, listing(url))
     with _local_copy(url) as copy, Writer(url, copy.owner, beat_seconds, stale_seconds) as writer:
         copy.begin(writer.before)
@@ -88,8 +88,10 @@ def mirrored(
                 publish()
                 writer.release(keep=copy.is_run)
             except UserError as error:
-                kept = f"the run is kept in {copy.path}, and the same command sends it again"
-                raise type(error)(f"{error}; {kept}") from error
+                kept = f"{error}; the run is kept in {copy.path}"
+                if isinstance(error, TakenOverError):
+                    raise TakenOverError(kept) from error
+                raise type(error)(f"{kept}, and the same command sends it again") from error
             copy.remove()
 
         try:
@@ -114,7 +116,7 @@ def readable(workdir: Path | str) -> Path:
     """
     if not is_remote(workdir):
         return Path(workdir)
-    url = str(workdir).rstrip("/")
+    url = check_url(str(workdir)).rstrip("/")
     return local(url, lambda files: _needed(url, files))
 
 
@@ -156,8 +158,12 @@ def _needed(url: str, files: dict[str, str]) -> dict[str, str]:
     whole = [step for step in steps if f"checkpoints/{step}/manifest.json" in files]
     rated = []
     for step in whole:
-        with contextlib.suppress(ValueError, AttributeError, MissingFileError):  # damaged, or pruned meanwhile
-            monitor = json.loads(read_bytes(join(url, f"checkpoints/{step}/state.json"))).get("monitor")
+        try:
+            content = read_bytes(join(url, f"checkpoints/{step}/state.json"))
+        except MissingFileError:  # pruned meanwhile
+            continue
+        with contextlib.suppress(ValueError, AttributeError):  # damaged
+            monitor = json.loads(content).get("monitor")
             rated += [(monitor, step)] if isinstance(monitor, float) else []
     kept = {*whole[-1:], *(step for _, step in sorted(rated)[:1])}
     return {

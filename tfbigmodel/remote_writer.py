@@ -173,10 +173,11 @@ class Writer:
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            value = json.loads(read_bytes(self._place))
-            return {**self._mine, "owner": "", "host": "?", "pid": "?", **value}
+            content = read_bytes(self._place)
         except MissingFileError:
             return None
+        try:
+            return {**self._mine, "owner": "", "host": "?", "pid": "?", **json.loads(content)}
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{self._place} is damaged: {error}; remove it if no process writes there") from error
 

@@ -173,9 +173,20 @@ def test_an_object_that_is_no_path_is_refused(new_bucket, tmp_path):
     assert not (tmp_path / "escaped").exists()
 
 
+def test_an_object_that_is_file_and_folder_is_refused(new_bucket):
+    bucket = new_bucket("s3")
+    write_bytes(f"{bucket}/x/a", b"")  # a mark, as some tools make it
+    write_bytes(f"{bucket}/x/a/b/c", b"1")
+    assert contents(local(f"{bucket}/x")) == {"a/b/c": b"1"}
+    write_bytes(f"{bucket}/x/a", bytes(4096))  # as large as a folder is for most file systems
+    with pytest.raises(UserError, match=f"^{bucket}/x holds objects named 'a' and below it, which cannot be a file"):
+        local(f"{bucket}/x")
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
+        ("s3://", "s3:// has no bucket; expected s3://bucket/path"),
         ("ftp://host/x", "ftp://host/x: expected a local path, or gs:// or s3://; received ftp://"),
         ("s3:///x", "s3:///x has no bucket; expected s3://bucket/path"),
         ("https://h/x?signature=a", "https://h/x: expected a local path, or gs:// or s3://; received https://"),

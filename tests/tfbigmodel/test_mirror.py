@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import MissingFileError, UserError
+from pipelines.errors import MissingFileError, UnreachableError, UserError
 from pipelines.files import atomic_folder, write_json, write_manifest, write_text
 from pipelines.object_store import filesystem, listing, read_bytes, remove, write_bytes
 from tfbigmodel.mirror import borrowed, mirrored, readable
@@ -199,7 +199,7 @@ def test_who_was_taken_over_ends_and_keeps_what_it_has(url, capsys):
     path = ended(UserError, message, url, go_on)
     assert json.loads(read_bytes(f"{url}/{WRITER}"))["owner"] == "other"
     assert (path / "late.txt").exists()
-    assert f"the run is kept in {path}" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(f"; the run is kept in {path}\n")
 
 
 def test_who_stood_still_for_long_writes_nothing_more(url):
@@ -373,6 +373,33 @@ def test_a_failure_at_the_end_keeps_the_run(url):
     assert (path / "config.yaml").read_text() == "a run"
 
 
+@pytest.mark.slow  # waits for a library that tries again
+def test_a_store_that_is_gone_at_the_end_gets_the_run_when_it_is_back(url, monkeypatch, free_port):
+    from moto.server import ThreadedMotoServer
+
+    port = free_port()
+    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)  # the same buckets behind another port
+    server.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+
+    def lose(path, publish):
+        write_text(path / "config.yaml", "a run")
+        server.stop()
+
+    message = (
+        rf"^cannot reach {url}/\.writer\.json \(.*the run is kept in .*/dense, and the same command sends it again$"
+    )
+    ended(UnreachableError, message, url, lose)
+    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    server.start()
+    try:
+        with mirrored(url):
+            pass
+        assert read_bytes(f"{url}/config.yaml") == b"a run"
+    finally:
+        server.stop()
+
+
 def test_a_run_that_ends_with_an_error_is_sent(url):
     def fail(path, publish):
         write_text(path / "config.yaml", "a run")
@@ -416,6 +443,13 @@ def test_readers_get_the_newest_and_the_best_whole_checkpoint(finished):
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-0000000020", "step-0000000040"]
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "config.yaml", "metrics.json"]
     assert readable(finished) == folder
+
+
+def test_a_best_checkpoint_that_cannot_be_looked_at_is_told(finished):
+    state = f"{finished}/checkpoints/step-0000000020/state.json"
+    filesystem(finished).pipe_file(state, read_bytes(state), StorageClass="GLACIER")  # which nobody can read
+    with pytest.raises(UserError, match=f"^no permission to read {state}"):
+        readable(finished)
 
 
 def test_half_a_checkpoint_is_passed_over_as_a_damaged_one(finished):
