@@ -178,6 +178,9 @@ def _matched(pattern: str, option: str) -> list[str]:
 
 def _tell(report: dict[str, Any], output: str) -> None:
     say(f"read {report['read']:,} rows of {report['input_files']} files")
+    if report["damaged"]:
+        encoding = report["settings"]["form"]["encoding"]
+        say(f"{report['damaged']:,} rows have bytes that are no {encoding}, now U+FFFD; is it another --encoding?")
     for reason, number in report["left_out"].items():
         if number:
             say(f"left out {number:,}: {reason.replace('_', ' ')}")

@@ -93,10 +93,13 @@ class _Clean(beam.DoFn):
 
     def process(self, row: dict[str, Value]) -> Iterator[Any]:
         form, events = self._settings.form, Counter(read=1)
+        text = ""
         if form.text is not None:
             value = row.get(form.text)
             text = value.decode("utf-8", "replace") if isinstance(value, bytes) else "" if value is None else str(value)
-            events["damaged"] = int("\ufffd" in text)
+            row = {**row, form.text: text}
+        events["damaged"] = int(any("\ufffd" in value for value in row.values() if isinstance(value, str)))
+        if form.text is not None:
             for name, step in self._steps.items():
                 cleaned = step(text)
                 events[f"changed {name}"] = int(cleaned != text)

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import gzip
 import io
+import itertools
 import json
 import lzma
 import math
@@ -118,9 +119,11 @@ def _documents(text: io.TextIOBase, separator: str) -> Iterator[str]:
 
 def _delimited(text: io.TextIOBase, path: str, delimiter: str) -> Iterator[dict[str, Value]]:
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    # Without its byte-order mark, or quotes around the first column's name would be taken for a part of it.
+    lines = itertools.chain([next(text, "").removeprefix("\ufeff")], text)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
-        header = [name.strip().removeprefix("\ufeff") for name in next(reader, [])]
+        header = [name.strip() for name in next((cells for cells in reader if cells), [])]
         if len(set(header)) < len(header) or "" in header:
             raise UserError(f"{path}: the first row must name the columns, each once; it is {header}")
         for cells in reader:
@@ -139,7 +142,7 @@ def _json_lines(text: io.TextIOBase, path: str) -> Iterator[dict[str, Value]]:
             continue
         try:
             row = json.loads(line.removeprefix("\ufeff"))
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of more digits than Python reads is one, too
             raise UserError(f"{path}, line {number}: not valid JSON ({error})") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: expected an object with columns, received {line.strip()[:40]}")
@@ -152,7 +155,12 @@ def _parquet(file: BinaryIO, path: str) -> Iterator[dict[str, Value]]:
 
     row_number = 0
     try:
-        for batch in pq.ParquetFile(pa.PythonFile(file, mode="r")).iter_batches(1_024):
+        opened = pq.ParquetFile(pa.PythonFile(file, mode="r"))
+        names = opened.schema_arrow.names
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"{path} has two columns of the name {twice!r}; give each a name of its own")
+        for batch in opened.iter_batches(1_024):
             for row in batch.to_pylist():
                 row_number += 1
                 yield {name: _plain(value, f"{path}, row {row_number}, {name}") for name, value in row.items()}

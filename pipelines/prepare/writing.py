@@ -5,6 +5,7 @@ import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 
+from pipelines.errors import UserError
 from pipelines.prepare.content import Row, Value
 
 SUFFIXES = {"tfrecord": ".tfrecord", "parquet": ".parquet"}
@@ -76,12 +77,22 @@ def example(values: Row, kinds: Mapping[str, str]) -> bytes:
         elif isinstance(value, int):
             content = _field(1, _varint(value & (2**64 - 1)))  # packed
         elif isinstance(value, float):
-            content = _field(1, struct.pack("<f", value))
+            content = _field(1, _float32(value, name))
         else:
             content = _field(1, value.encode("utf-8", "replace") if isinstance(value, str) else value)
         # An empty list says of what kind it is: a file that begins without values has the column all the same.
         features += _field(1, _field(1, name.encode()) + _field(2, _field(_LISTS[kind], content)))
     return _field(1, features)
+
+
+def _float32(value: float, column: str) -> bytes:
+    try:
+        return struct.pack("<f", value)
+    except OverflowError as error:
+        raise UserError(
+            f"column {column}: {value:g} is beyond what the float32 of a TFRecord file can hold; correct it, or use "
+            "--format parquet"
+        ) from error
 
 
 def _field(number: int, content: bytes) -> bytes:

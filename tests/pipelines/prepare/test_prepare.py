@@ -208,6 +208,11 @@ def test_json_lines_and_parquet_make_the_same_files(tmp_path):
         ("text,label\na\n", ["--text", "text"], "raw.csv, line 2: 1 cells, the header has 2"),
         ("text,text\na,b\n", ["--text", "text"], "the first row must name the columns, each once"),
         ("text,label\n,1\n", ["--text", "text"], "none of 1 rows is left (1 empty)"),
+        (
+            "text,size,label\na,1e39,1\n",
+            [],
+            "column size: 1e+39 is beyond what the float32 of a TFRecord file can hold",
+        ),
         ("text,label\na,1\n", ["--html"], "--html cleans texts; name the column that holds them with --text"),
         ("text,label\na,1\n", ["--shards", "0"], "--shards: expected 1 to 99999, received 0"),
         ("text,label\na,1\n", ["--test", "0.99"], "--validation 0.05, --test 0.99: expected shares"),
@@ -257,6 +262,37 @@ def test_odd_values_of_json_are_missing_or_mended(tmp_path):
     assert {feature["odd"].bytes_list.value[0].decode() for feature in features} == {"a\ufffdb"}
     assert {feature["size"].WhichOneof("kind") for feature in features} == {"int64_list"}, "also where it is missing"
     assert [list(feature["size"].int64_list.value) for feature in features].count([]) == 27
+
+
+def test_a_byte_order_mark_before_quotes_is_none_of_the_name(tmp_path):
+    (tmp_path / "raw.csv").write_text('\ufeff"te,xt","label"\n"a, b","1"\n', encoding="utf-8")
+    options = ["--text", "te,xt", "--format", "parquet", "--validation", 0, "--test", 0]
+    assert run("--input", tmp_path / "raw.csv", "--output", tmp_path / "out", *options) == 0
+    assert parquet_rows(tmp_path / "out", "train") == [{"te,xt": "a, b", "label": 1}]
+
+
+def test_bytes_of_another_encoding_are_told(tmp_path, capsys):
+    (tmp_path / "raw.csv").write_bytes("text,city\ngood,北京\n好书,x\nbad,y\n".encode("gb18030"))
+    command = ["--input", str(tmp_path / "raw.csv"), "--text", "text", "--validation", "0", "--test", "0"]
+    assert main([*command, "--output", str(tmp_path / "wrong")]) == 0
+    assert "2 rows have bytes that are no utf-8, now U+FFFD; is it another --encoding?" in capsys.readouterr().out
+    assert main([*command, "--output", str(tmp_path / "right"), "--encoding", "gb18030"]) == 0
+    assert "U+FFFD" not in capsys.readouterr().out
+
+
+def test_two_parquet_columns_of_one_name_are_refused(tmp_path, capsys):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], ["text", "text"]), tmp_path / "raw.parquet")
+    assert run("--input", tmp_path / "raw.parquet", "--output", tmp_path / "out") == 2
+    assert "raw.parquet has two columns of the name 'text'; give each a name of its own" in capsys.readouterr().err
+
+
+def test_a_number_of_too_many_digits_is_told_with_its_line(tmp_path, capsys):
+    (tmp_path / "raw.jsonl").write_text('{"text": "a"}\n{"text": ' + "9" * 5_000 + "}\n")
+    assert run("--input", tmp_path / "raw.jsonl", "--output", tmp_path / "out", "--text", "text") == 2
+    assert "raw.jsonl, line 2: not valid JSON (Exceeds the limit" in capsys.readouterr().err
 
 
 def test_an_output_that_is_there_is_not_overwritten(tmp_path, capsys):
