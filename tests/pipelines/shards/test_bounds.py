@@ -67,6 +67,25 @@ def read_bytes(make: Callable[[], object]) -> int:
     return counted() - before
 
 
+def test_groups_of_array_records_are_unpacked_once(tmp_path: Path, load: Callable) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    from pipelines.shards.records import serialised
+
+    kinds: dict = {"x": "float", "payload": "bytes", "label": "int"}
+    writer = ArrayRecordWriter(str(tmp_path / "a.array_record"), "group_size:4096")
+    for i in range(16_384):
+        writer.write(serialised({"x": float(i), "payload": os.urandom(100), "label": i % 2}, kinds))
+    writer.close()
+    size = (tmp_path / "a.array_record").stat().st_size
+    assert read_bytes(lambda: load(tmp_path / "a.array_record", **OPTIONS)) < 8 * size
+    data: StreamedData = load(tmp_path / "a.array_record", **OPTIONS, streams=1, shuffle_window=4_096)
+    shown: list[float] = []
+    batches = data.train()
+    assert read_bytes(lambda: shown.extend(x for each, _ in batches for x in each["features"][:, 0].numpy())) < 2 * size
+    assert len(set(shown)) == 16_384
+
+
 def test_starting_late_reads_a_window_and_a_worker_its_share(tmp_path: Path, load: Callable) -> None:
     total = written(tmp_path / "files", 4_096)
     # Two streams of eight blocks, of which a window has half a block each.
