@@ -30,6 +30,8 @@ from pipelines.shards.values import Reader
 from pipelines.shares import Shares
 from pipelines.stateless import graph_keys
 
+# Examples whose indices are found together.
+_PLACES = 2**20
 # Examples of an evaluation that are read together, unless a window has fewer.
 _EVALUATED = 1_024
 
@@ -182,7 +184,12 @@ class StreamedData:
             name: ShardColumn(reading, name, places, np.float32 if name in numeric else object)
             for name in self._mapper.input_of.values()
         }
-        index = files.places.index(tf.constant(places)).numpy()
+        # In parts, because what it takes on the way is many times what it gives.
+        parts = [
+            files.places.index(tf.constant(part)).numpy()
+            for part in np.split(places, range(_PLACES, len(places), _PLACES))
+        ]
+        index = np.concatenate(parts)
         return Examples(features, files.labels(index), files.origin, index + 1)
 
     def _train_functions(self, shares: Shares, streams: int) -> tuple[Any, Any, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pipelines.shards.changed import told
+
 # Neighbours that are read together, at most; and how many bytes of them.
 _CHUNK, _CHUNK_BYTES = 1_024, 2**24
 # Chunks that are kept: those of the texts that `predict` sorts by length together, and one.
@@ -58,7 +60,8 @@ class ShardReading:
         return self._chunks[number]
 
     def _values(self, places: np.ndarray) -> Mapping[str, np.ndarray]:
-        return {name: values.numpy() for name, values in self._read(tf.constant(places, tf.int64)).items()}
+        with told():
+            return {name: values.numpy() for name, values in self._read(tf.constant(places, tf.int64)).items()}
 
 
 class ShardColumn:

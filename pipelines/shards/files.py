@@ -22,17 +22,21 @@ class Format:
     """How files of one kind are read for the first time.
 
     Attributes:
-        kinds: the columns of a file that can be used.
+        kinds: the columns of a file that can be used; None where it has no records.
         scan: its records, from the first to the last, of the columns wanted.
+        unusable: its other columns, with their types.
+        looked_at: where in a file `kinds` looks, for messages.
     """
 
-    kinds: Callable[[str], dict[str, Kind]]
+    kinds: Callable[[str], dict[str, Kind] | None]
     scan: Callable[[str, Mapping[str, Kind]], Iterator[Chunk]]
+    unusable: Callable[[str], Mapping[str, str]] = lambda path: {}
+    looked_at: str = " in its first records"
 
 
 FORMATS: Mapping[str, Format] = {
     "tfrecord": Format(tfrecord.kinds, tfrecord.scan),
-    "parquet": Format(parquet.kinds, parquet.scan),
+    "parquet": Format(parquet.kinds, parquet.scan, parquet.unusable, ""),
     "arrayrecord": Format(array_record.kinds, array_record.scan),
 }
 # As TensorFlow Datasets and others name them: train.tfrecord, train.tfrecord-00003-of-00008.
@@ -112,8 +116,8 @@ def format_of(files: FileSet, wanted: str | None) -> str:
     return next(iter(found))
 
 
-def common_kinds(sets: Mapping[Split, FileSet], format_name: str) -> dict[str, Kind]:
-    """The columns of the first file with records, and what they hold.
+def common_kinds(sets: Mapping[Split, FileSet], format_name: str) -> tuple[str, dict[str, Kind]]:
+    """The first file with records, its columns and what they hold.
 
     Raises:
         UserError: no file has any.
@@ -122,7 +126,7 @@ def common_kinds(sets: Mapping[Split, FileSet], format_name: str) -> dict[str, K
         for path in files.paths:
             kinds = FORMATS[format_name].kinds(path)
             if kinds:
-                return kinds
+                return path, kinds
     first = next(iter(sets.values()))
     raise UserError(
         f"{first.origin} ({first.key}) has no records with columns; at least one example per class was expected"
@@ -142,12 +146,21 @@ def check_columns(files: FileSet, format_name: str, wanted: Mapping[str, Kind], 
         UserError: a file has not, or other ones of the same name; the message names both files.
     """
     for path in files.paths:
-        kinds = FORMATS[format_name].kinds(path)
-        if not kinds:
+        form = FORMATS[format_name]
+        kinds = form.kinds(path)
+        if kinds is None:
             continue  # an empty file: some of many shards may be
+        unusable = {} if wanted.keys() <= kinds.keys() else form.unusable(path)
         for name, kind in wanted.items():
+            if name in unusable:
+                raise UserError(
+                    f"column {name} is of type {unusable[name]:.80} in {path} and holds {WORDS[kind]} in {first}; "
+                    "write all files alike"
+                )
             if name not in kinds:
-                raise UserError(f'{path} has no column "{name}", which {first} has; {did_you_mean(name, kinds)}')
+                raise UserError(
+                    f'{path} has no column "{name}"{form.looked_at}, which {first} has; {did_you_mean(name, kinds)}'
+                )
             if kinds[name] != kind:
                 raise UserError(
                     f"column {name} holds {WORDS[kinds[name]]} in {path} and {WORDS[kind]} in {first}; write all files "

@@ -9,19 +9,25 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.errors import UserError
+from pipelines.shards.changed import CheckedFiles
 from pipelines.shards.values import DTYPES, NO_INTEGER, Blocks, Chunk, Kind
 
 # Rows of a group that are turned into arrays at a time when a file is read for the first time.
 _ROWS = 1_024
 
 
-def kinds(path: str) -> dict[str, Kind]:
+def kinds(path: str) -> dict[str, Kind] | None:
     """The columns that can be used: numbers, whole numbers (also true and false), texts and bytes.
+
+    None in a file without rows, whose columns programs often give other types.
 
     Raises:
         UserError: pyarrow is not installed, the file is damaged, or two columns have one name.
     """
-    schema = _open(path).schema_arrow
+    file = _open(path)
+    if not file.metadata.num_rows:
+        return None
+    schema = file.schema_arrow
     twice = [name for name, count in collections.Counter(schema.names).items() if count > 1]
     if twice:
         raise UserError(f'{path} has two columns of the name "{twice[0]:.80}"; give each a name of its own')
@@ -48,7 +54,7 @@ def scan(path: str, kinds: Mapping[str, Kind]) -> Iterator[Chunk]:
         block: tuple[int, int] | None = (count, group)
         try:
             for batch in file.iter_batches(_ROWS, row_groups=[group], columns=list(kinds)):
-                columns = {name: _array(batch.column(name), kind) for name, kind in kinds.items()}
+                columns = {name: _array(batch.column(name), kind, (path, name)) for name, kind in kinds.items()}
                 yield Chunk(columns, batch.num_rows, batch.nbytes, block)
                 block = None
         except (pa.ArrowException, OSError) as error:
@@ -90,8 +96,8 @@ def _kind(type_: Any) -> Kind | None:
     return "bytes" if any(is_text(type_) for is_text in texts) else None
 
 
-def _array(column: Any, kind: Kind) -> np.ndarray:
-    """A column as a `Chunk` has it."""
+def _array(column: Any, kind: Kind, place: tuple[str, str]) -> np.ndarray:
+    """A column as a `Chunk` has it; `place` is its file and name, for messages."""
     import pyarrow as pa
     from pyarrow import types
 
@@ -100,7 +106,14 @@ def _array(column: Any, kind: Kind) -> np.ndarray:
     if kind == "float":
         return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
     if kind == "int":
-        return np.asarray(column.cast(pa.int64()).fill_null(NO_INTEGER).to_numpy(zero_copy_only=False), np.int64)
+        try:
+            column = column.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise UserError(
+                f"{place[0]}: column {place[1]} has whole numbers beyond 64 bits with a sign ({error}); write them as "
+                "texts"
+            ) from error
+        return np.asarray(column.fill_null(NO_INTEGER).to_numpy(zero_copy_only=False), np.int64)
     values = np.empty(len(column), object)
     values[:] = column.cast(pa.large_binary()).fill_null(b"").to_pylist()
     return values
@@ -119,6 +132,7 @@ class ParquetReader:
         self.blocks = blocks
         self._kinds = dict(kinds)
         self._kept = kept
+        self._files = CheckedFiles(blocks.paths)
         self._groups: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._metadata: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -143,9 +157,10 @@ class ParquetReader:
         }
         for number, rows in zip(wanted.tolist(), np.split(order, starts[1:]), strict=True):
             part = self._group(number).take(index[rows] - self.blocks.first[number])
+            path = self.blocks.paths[self.blocks.file[number]]
             for name, kind in self._kinds.items():
                 # As arrays, because columns of a kind may be of different types in different files: int32 and int64.
-                columns[name][rows] = _array(part.column(name).combine_chunks(), kind)
+                columns[name][rows] = _array(part.column(name).combine_chunks(), kind, (path, name))
         return list(columns.values())
 
     def _group(self, number: int) -> Any:
@@ -156,6 +171,7 @@ class ParquetReader:
                 self._groups.move_to_end(number)
                 return self._groups[number]
         path, group = self.blocks.paths[self.blocks.file[number]], int(self.blocks.place[number])
+        self._files.check(path)  # the metadata would be that of another file
         try:
             # Opened anew: what a file keeps of the groups it has read is not freed before it is closed.
             with _open(path, self._metadata.get(path)) as file:

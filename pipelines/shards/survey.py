@@ -19,6 +19,7 @@ from pipelines.data import SPLITS, Split
 from pipelines.errors import UserError
 from pipelines.files import read_json, sha256, user_cache, write_json
 from pipelines.names import input_names
+from pipelines.shards.changed import CheckedFiles
 from pipelines.shards.checks import ImageCheck, LabelCheck, TextCheck
 from pipelines.shards.files import FORMATS, FileSet
 from pipelines.shards.form import Form
@@ -30,7 +31,7 @@ from pipelines.tables.cells import WHITESPACE, check_finite, missing_error
 from pipelines.tables.preprocess import TablePreprocessor
 from pipelines.text.store import cached_folder
 
-_VERSION = 1
+_VERSION = 2
 _SURVEY, _PREPROCESSOR = "survey.json", "preprocessor"
 # The key of the sample that median and most frequent values are taken from.
 _SAMPLE = 5
@@ -174,6 +175,7 @@ class _Pass:
         self._bytes = self._records = 0
 
     def run(self) -> None:
+        before = {split: CheckedFiles(files.paths) for split, files in self._files.items()}
         digests = []
         with ThreadPoolExecutor(1) as pool:  # the digests are made beside the reading, of what is in the cache then
             for split, files in self._files.items():
@@ -181,6 +183,9 @@ class _Pass:
         content = hashlib.sha256()
         for split, future in digests:
             content.update(f"{split} {future.result()}\n".encode())
+        for split, files in self._files.items():
+            for path in files.paths:
+                before[split].check(path)
         train = self._files["train"]
         if self._form.numeric or self._form.categorical:
             self._fitted(train.origin).save(_made(self._into / _PREPROCESSOR))
@@ -199,12 +204,13 @@ class _Pass:
         )
 
     def _read_set(self, split: Split, files: FileSet, pool: ThreadPoolExecutor) -> list[tuple[Split, Future]]:
-        digests, blocks = [], []
+        digests, tables = [], []
         index = 0
         with open(self._into / f"{split}_labels.bin", "wb") as labels:
             for number, path in enumerate(files.paths):
                 digests.append((split, pool.submit(sha256, path)))
                 first_of_file = index
+                blocks: list[list[int]] = []
                 for chunk in self._format.scan(path, self._form.kinds):
                     if chunk.block is not None:
                         blocks.append([number, chunk.block[1], chunk.block[0], 0, 0, 0])
@@ -214,9 +220,10 @@ class _Pass:
                     place = _Place(path, index - first_of_file + 1)
                     labels.write(self._read_chunk(chunk, codes, index, place).tobytes())
                     index += chunk.count
+                tables.append(np.array(blocks, np.int64).reshape(-1, 6))
         if not index:
             raise UserError(f"{files.origin} ({files.key}) has no records; at least one example per class was expected")
-        np.save(self._into / f"{split}_blocks.npy", np.array(blocks, np.int64).reshape(-1, 6))
+        np.save(self._into / f"{split}_blocks.npy", np.concatenate(tables))
         return digests
 
     def _codes(self, split: Split, index: np.ndarray) -> np.ndarray:

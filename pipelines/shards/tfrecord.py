@@ -4,6 +4,7 @@ TensorFlow checks each record's two checksums whenever it is read. Where the blo
 read for the first time.
 """
 
+import collections
 import itertools
 import os
 import struct
@@ -15,6 +16,7 @@ import tensorflow as tf
 
 from pipelines.errors import UserError
 from pipelines.shards import protos
+from pipelines.shards.changed import CheckedFiles
 from pipelines.shards.protos import RECORDS_PER_BLOCK
 from pipelines.shards.values import Blocks, Chunk, Kind
 
@@ -27,8 +29,8 @@ _BUFFER = 256 * 1024
 _LOOKED_AT = 16
 
 
-def kinds(path: str) -> dict[str, Kind]:
-    """The features in the first records of a file; none in an empty file.
+def kinds(path: str) -> dict[str, Kind] | None:
+    """The features in the first records of a file; None in an empty file.
 
     Raises:
         UserError: the file is compressed or damaged, or holds other records.
@@ -37,7 +39,8 @@ def kinds(path: str) -> dict[str, Kind]:
         if file.read(2) == _GZIP:
             raise UserError(f"{path} is compressed, and there is no way into its middle; unpack it (gunzip)")
     _check_lengths(path, _LOOKED_AT)
-    return protos.kinds_of(_first_records(path), path)
+    records = _first_records(path)
+    return protos.kinds_of(records, path) if records else None
 
 
 def scan(path: str, kinds: Mapping[str, Kind]) -> Iterator[Chunk]:
@@ -114,6 +117,22 @@ def _damage(path: str, offset: int) -> str:
     return "is damaged: its checksum does not agree" + (" (or the file is no TFRecord)" if not offset else "")
 
 
+def _damaged_at(blocks: Blocks, offset: int) -> str | None:
+    """Which record is damaged in the block at a byte offset of one of the files."""
+    for number, path in enumerate(blocks.paths):
+        of_file = np.flatnonzero(blocks.file == number)
+        before = of_file[blocks.place[of_file] <= offset]
+        if len(before):
+            block = int(before[-1])
+            first = int(blocks.first[block] - blocks.first[of_file[0]]) + 1
+            try:
+                records = _records(path, int(blocks.place[block]), first)
+                collections.deque(itertools.islice(records, RECORDS_PER_BLOCK), maxlen=0)
+            except UserError as error:
+                return str(error).partition(";")[0]
+    return None
+
+
 def _dataset(path: Any, offset: Any) -> tf.data.Dataset:
     """The records of a file from a byte offset on."""
     variant = tf.raw_ops.TFRecordDatasetV2(
@@ -136,6 +155,7 @@ class TFRecordReader:
     def __init__(self, blocks: Blocks, kinds: Mapping[str, Kind]) -> None:
         self.blocks = blocks
         self._kinds = dict(kinds)
+        self._files = CheckedFiles(blocks.paths, lambda offset: _damaged_at(blocks, offset))
         with tf.device("CPU:0"):
             self._paths = tf.constant(list(blocks.paths), tf.string)
             self._file = tf.constant(blocks.file, tf.int64)

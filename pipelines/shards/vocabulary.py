@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from pipelines.config import ShardsConfig, TokenizerConfig
 from pipelines.files import read_json, user_cache, write_json
+from pipelines.shards.changed import told
 from pipelines.shards.order import Places
 from pipelines.shards.values import Reader
 from pipelines.text.cleaning import clean_counted
@@ -45,7 +46,9 @@ class TrainingTexts:
     def __iter__(self) -> Iterator[bytes]:
         for first in self._starts():
             place = np.arange(first, min(first + _CHUNK, len(self._places)))
-            yield from clean_counted(self._read(tf.constant(place, tf.int64)).numpy().tolist(), self._cleaning, {})
+            with told():
+                texts = self._read(tf.constant(place, tf.int64)).numpy().tolist()
+            yield from clean_counted(texts, self._cleaning, {})
 
     def _starts(self) -> list[int]:
         """Where the chunks that are read begin: all of them, or evenly spread ones."""

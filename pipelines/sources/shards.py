@@ -15,10 +15,10 @@ from pipelines.labels import check_classes, sorted_class_names
 from pipelines.names import listing, shorten
 from pipelines.shards.array_record import ArrayRecordReader
 from pipelines.shards.data import SplitFiles, StreamedData, usual_streams
-from pipelines.shards.files import FileSet, check_columns, common_kinds, find, format_of
+from pipelines.shards.files import FORMATS, FileSet, check_columns, common_kinds, find, format_of
 from pipelines.shards.form import Form, Mapper, choose
 from pipelines.shards.order import Division, Places
-from pipelines.shards.parquet import ParquetReader, unusable
+from pipelines.shards.parquet import ParquetReader
 from pipelines.shards.survey import Survey, Surveyed, survey
 from pipelines.shards.tfrecord import TFRecordReader
 from pipelines.shards.values import Kind, Reader
@@ -39,9 +39,8 @@ def load(config: ShardsConfig) -> Data:
     """
     files = _files(config)
     format_name = _format(files, config)
-    kinds = common_kinds(files, format_name)
-    first = files["train"].paths[0]
-    form = choose(kinds, config, first, unusable(first) if format_name == "parquet" else {})
+    first, kinds = common_kinds(files, format_name)
+    form = choose(kinds, config, first, FORMATS[format_name].unusable(first))
     _check_options(form, config, files["train"].origin)
     for each in files.values():
         check_columns(each, format_name, form.kinds, first)
@@ -167,8 +166,7 @@ def _check_splits(
 
 def _check_memory(found: Survey, config: ShardsConfig, origin: str) -> None:
     """Refuses what would not fit, by the formula of `pipelines.shards.data`."""
-    blocks = found.sets["train"].blocks
-    largest = int(np.diff(blocks.first).max())
+    largest = max(int(np.diff(each.blocks.first).max()) for each in found.sets.values())
     streams = config.streams if config.streams is not None else usual_streams(config.batch_size)
     window = max(config.shuffle_window, config.batch_size)
     size = (_WINDOWS * window + streams * largest) * found.bytes_per_example / 2**30

@@ -1,7 +1,6 @@
 """Where training runs: devices, strategies, and who of several workers writes."""
 
 import functools
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.errors import UserError
+from pipelines.shards.changed import first_line, told
 from tfbigmodel.training.cluster import cluster_of_environment
 from tfbigmodel.training.config import TrainingConfig
 from tfbigmodel.training.health import Peers, WorkerGone
@@ -121,16 +121,17 @@ def resource_errors_told(multi_worker: bool, peers: Peers) -> Iterator[None]:
         WorkerGone: another worker ended while this one was waiting for it.
     """
     try:
-        yield
+        with told():
+            yield
     except tf.errors.ResourceExhaustedError as error:
-        what = _first_line(error)
+        what = first_line(error)
         if what.endswith(_DISK_FULL):
             path, _, why = what.rpartition("; ")
             raise UserError(f"cannot write {path}: {why}; make room and start again") from error
         raise UserError(f"out of memory: {what}; lower data.batch_size (see training.gradient_accumulation) or the "
                         "model's size") from error  # fmt: skip
     except tf.errors.DataLossError as error:
-        raise UserError(f"a file of the data was changed or damaged after it was checked: {_first_line(error)}; "
+        raise UserError(f"a file of the data was changed or damaged after it was checked: {first_line(error)}; "
                         "restore it, and the same command goes on from the last checkpoint") from error  # fmt: skip
     except tf.errors.OpError as error:
         if not multi_worker:
@@ -138,14 +139,9 @@ def resource_errors_told(multi_worker: bool, peers: Peers) -> Iterator[None]:
         # TensorFlow notices a broken connection at once, and may be ahead of the health check, which knows the name.
         if isinstance(error, _OF_ANOTHER) or "ollective ops is aborted" in str(error):
             # Where that knows of nobody, it may be another connection, and TensorFlow's words are all there is.
-            ended = f"another worker of this run has ended: {_first_line(error)}"
+            ended = f"another worker of this run has ended: {first_line(error)}"
             raise peers.lost(_NEWS_SECONDS) or WorkerGone(ended) from error
         raise
-
-
-def _first_line(error: tf.errors.OpError) -> str:
-    """What TensorFlow says first, without the names of its operations."""
-    return re.sub(r"\{\{.*?\}\} ?", "", str(error).partition("[[{{")[0].partition("\n")[0]).strip()
 
 
 def agree(strategy: tf.distribute.Strategy, value: int) -> list[int]:

@@ -1,5 +1,6 @@
 """What users can do wrong with files of examples: one line each, with file and record."""
 
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -105,6 +106,17 @@ def test_files_that_are_damaged(load: Load, write: Write, name: str, damage: str
         assert "is damaged" in said or "is cut off" in said
 
 
+@pytest.mark.parametrize("name", ["tfrecord", "parquet", "arrayrecord"])
+def test_one_of_several_files_that_is_cut_off_is_no_empty_one(
+    load: Load, write: Write, tmp_path: Path, name: str
+) -> None:
+    write(ROWS * 20, name=name)
+    cut = Path(write(ROWS * 20, name=name, called="b"))
+    cut.write_bytes(cut.read_bytes()[:-20])
+    with pytest.raises(UserError, match=f"^{cut} (record 800|is no)"):
+        load(tmp_path / "?" / "*", **SMALL)
+
+
 def test_tfrecord_of_other_records_and_kinds(load: Load, write: Write, tmp_path: Path) -> None:
     import tensorflow as tf
 
@@ -142,7 +154,9 @@ def test_tfrecord_of_other_records_and_kinds(load: Load, write: Write, tmp_path:
 def test_files_that_do_not_fit_together(load: Load, write: Write, tmp_path: Path) -> None:
     first = write(ROWS, called="a")
     write(ROWS, {"number": "int", "score": "float", "label": "bytes"}, called="b")
-    with pytest.raises(UserError, match=r'b-00000-of-00001.tfrecord has no column "colour", which .*a-00000.* has'):
+    with pytest.raises(
+        UserError, match=r'b-00000.*d has no column "colour" in its first records, which .*a-00000.* has'
+    ):
         load(tmp_path / "*" / "*.tfrecord", **SMALL)
     shutil.rmtree(tmp_path / "b")
     whole = [row | {"score": 1} for row in ROWS]
@@ -160,6 +174,33 @@ def test_files_that_do_not_fit_together(load: Load, write: Write, tmp_path: Path
         UserError, match=r'the test split has 3 examples of label "perhaps", of which there is no train'
     ):
         load(first, test_path=other, **SMALL)
+
+
+def test_parquet_files_with_columns_of_other_types(load: Load, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def put(name: str, **columns: pa.Array) -> str:
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+        return str(tmp_path / f"{name}.parquet")
+
+    label, numbers = pa.array(["a", "b"] * 20), pa.array(range(40))
+    first = put("a", x=numbers, label=label)
+    # What pandas writes of no rows, and of nothing but missing values.
+    put("b", x=pa.array([], pa.null()), label=pa.array([], pa.null()))
+    assert load(tmp_path / "*", **SMALL).info.counts["train"] == 40  # type: ignore[attr-defined]
+    for other in (pa.nulls(40), pa.array([[1]] * 40)):
+        second = put("c", x=other, label=label)
+        kind = pq.read_schema(second).field("x").type
+        said = f"column x is of type {kind} in {second} and holds whole numbers in {first}; write all files alike"
+        with pytest.raises(UserError, match=re.escape(said)):
+            load(tmp_path / "*", **SMALL)
+    put("c", tags=pa.array([[1]] * 40))
+    with pytest.raises(UserError, match=f'c.parquet has no column "label", which {first} has; known are none'):
+        load(tmp_path / "*", **SMALL)
+    put("c", x=pa.array([2**63] * 40, pa.uint64()), label=label)
+    with pytest.raises(UserError, match=r"c.parquet: column x has whole numbers beyond 64 bits with a sign \(.*texts"):
+        load(tmp_path / "*", **SMALL)
 
 
 def test_files_that_are_not_there(load: Load, write: Write, tmp_path: Path) -> None:

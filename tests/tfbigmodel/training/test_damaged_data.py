@@ -38,7 +38,7 @@ def test_it_is_told_in_one_line_and_the_run_goes_on_when_it_is_mended(tmp_path):
         "training": {"epochs": 20, "jit_compile": False},
     }
     config = resolve(validate_config(values, "test"))
-    with pytest.raises(UserError, match=r"a file of the data was changed or damaged after it was checked: .*; restore"):
+    with pytest.raises(UserError, match=rf"^{file} was changed after it was checked \(.*\); restore it"):
         tfbigmodel.train(config, tmp_path / "run", callbacks=[Damage(file)])
     reached = latest_checkpoint(tmp_path / "run" / "checkpoints")[0].state["epoch"]
     assert 1 <= reached < 20
