@@ -5,6 +5,7 @@ was the same for replicas and for workers; TOLERANCES has what is allowed:
 
     images (dense, synchronised batch norm, Adam, 130 updates)                              1.3e-6
     table (dict of numbers and strings; L2, class weights, clipping, two batches an update) 3.3e-7
+    shards (the same rows in Parquet files; momentum)                                       6.6e-7
     lstm (strings, batches of similar length, each share padded to its own longest row)     6.0e-5
     text_generator (decoder only)                                                           1.1e-5
     deep_lstm (two layers, batches of any length, Adam)                                     3.4e-6
@@ -35,6 +36,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
+from pipelines.shards import write
 from tfbigmodel.training.checkpoints import best_checkpoint, latest_checkpoint
 
 RUNS = Path(__file__).parent / "equality_runs.py"
@@ -63,6 +65,11 @@ QUICK = {
         CUSTOMERS,
         {"chapter": "dense", "hidden_units": [8], "l2": 1e-2},
         {"class_weights": "balanced", "clip_norm": 0.5, "gradient_accumulation": 2, "epochs": 4},
+    ),
+    "shards": (
+        {"source": "shards", "path": "customers/*.parquet", "label": "answer", "shuffle_window": 64},
+        {"chapter": "dense", "hidden_units": [8]},
+        {},
     ),
     "dropout": (CUSTOMERS, {"chapter": "dense", "hidden_units": [8], "dropout": 0.5}, {}),
     "lstm": (
@@ -109,8 +116,8 @@ RESNET = {
 GROUPS = {"quick": QUICK, "texts": SLOW, "images": RESNET}
 # See above; the share of the loss by which a step may differ.
 TOLERANCES = {
-    "images": 1e-4, "table": 1e-5, "lstm": 1e-3, "text_generator": 2e-4, "deep_lstm": 1e-3, "bert_classifier": 1e-3,
-    "bert_pretraining": 1e-3, "encoder_decoder": 1e-3, "bfloat16": 0.1, "resnet50": 2e-2,
+    "images": 1e-4, "table": 1e-5, "shards": 1e-5, "lstm": 1e-3, "text_generator": 2e-4, "deep_lstm": 1e-3,
+    "bert_classifier": 1e-3, "bert_pretraining": 1e-3, "encoder_decoder": 1e-3, "bfloat16": 0.1, "resnet50": 2e-2,
 }  # fmt: skip
 
 
@@ -134,12 +141,14 @@ def write_data(folder):
         age, city, score = random.integers(18, 80), random.choice(["北京", "上海", "广州"]), random.normal()
         lines.append(f"{age},{city},{score:.6f},{'yes' if age / 20 + score + (city == '北京') > 2.6 else 'no'}")
     (folder / "customers.csv").write_text("\n".join(lines), encoding="utf-8")
+    arguments = ["--input", str(folder / "customers.csv"), "--output", str(folder / "customers"), "--format", "parquet"]
+    assert write.main([*arguments, "--shards", "3"]) == 0
 
 
 def configuration(run, way, folder):
     data, model, training = run
-    place = {"data_dir": str(folder)} if data["source"] in ("table", "corpus") else {}
-    place |= {"cache_dir": str(folder / "cache")} if data["source"] == "corpus" else {}
+    place = {"data_dir": str(folder)} if data["source"] in ("table", "corpus", "shards") else {}
+    place |= {"cache_dir": str(folder / "cache")} if data["source"] in ("corpus", "shards") else {}
     strategy = {
         "one": {},
         "mirrored": {"strategy": "mirrored", "virtual_cpus": 2},
@@ -282,7 +291,7 @@ def test_all_stop_early_at_the_same_epoch_and_keep_the_same_weights(folder, name
     assert len(set(best)) == 1
 
 
-@pytest.mark.parametrize("name", ["images", "table", "lstm", "text_generator"])
+@pytest.mark.parametrize("name", ["images", "table", "shards", "lstm", "text_generator"])
 def test_the_last_batch_of_a_validation_is_not_full(folder, name):
     """Or it would not be seen that each example counts once."""
     info = json.loads((folder / "one" / name / "info.json").read_text())
