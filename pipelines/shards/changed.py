@@ -1,5 +1,6 @@
 """Files that are not any more what they were when they were checked: TensorFlow's errors do not name them."""
 
+import gc
 import itertools
 import os
 import re
@@ -14,9 +15,8 @@ from pipelines.errors import UserError
 _REMEDY = "restore it and start again; a run goes on from its last checkpoint"
 # As TensorFlow tells what a function in Python raised; there the file's name was known.
 _RAISED = re.compile(r"\b(?:UserError|MissingFileError): (.*)")
-_OF_READING = (
-    tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError
-)  # fmt: skip
+# What is raised where a file has fewer records than it had, or others.
+_OTHER_RECORDS = re.compile(r"Dataset was empty|indices\[|ParseExample|a feature has several values")
 _RECORD = re.compile(r" record at (\d+)")
 
 
@@ -79,7 +79,9 @@ def told() -> Iterator[None]:
         # What another worker raised comes here, too, and is that worker's to tell.
         if raised and "ollective ops is aborted" not in str(error):
             raise UserError(raised[1]) from error
-        if isinstance(error, _OF_READING):
+        lost = isinstance(error, tf.errors.DataLossError | tf.errors.NotFoundError)
+        if lost or _OTHER_RECORDS.search(str(error)):
+            gc.collect()  # files that nobody reads any more may well be gone
             for _, files in sorted(_read_by_tensorflow.items(), reverse=True):  # the last ones first
                 files.explain(error)
         raise

@@ -248,6 +248,12 @@ class _Pass:
             statistics.add(values[training], keys[training])
         for name, counts in self._categories.items():
             texts = texts_of(columns[name])
+            broken = next((at for at, text in enumerate(texts) if "\ufffd" in text), None)
+            if broken is not None:  # it would be no category in the graph, which takes bytes as they are
+                raise UserError(
+                    f"{place(broken)}, column {name}: the category is no text in UTF-8; write it as one, or list the "
+                    "column under data.ignore"
+                )
             if config.missing == "refuse":
                 empty = [at for at, text in enumerate(texts) if not text.strip(WHITESPACE)]
                 if empty:

@@ -60,6 +60,7 @@ def test_options_that_do_not_fit_the_files(load: Load, write: Write, options: di
         (changed(20, score=float("inf")), {}, r"record 21, column score: inf is not finite"),
         (changed(20, colour=None), {}, r"record 21, column colour: the cell is empty or NaN"),
         (changed(20, label=None), {}, r"record 21, column label: the label is empty"),
+        (changed(20, colour=b"\xb0\xec"), {}, r"record 21, column colour: the category is no text in UTF-8; write it"),
         (changed(20, colour="  "), {"text": "colour"}, r"record 21: the text is empty; fill it in"),
         (changed(20, colour="no image"), {"image": "colour"}, r"record 1, column colour: the image .*; replace it or"),
         (changed(20, number=7), {"label": "number", "classes": [str(i) for i in range(30)]},
