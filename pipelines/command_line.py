@@ -10,9 +10,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from pipelines.errors import UserError
-
-USER_ERROR = 2
+from pipelines.errors import USER_ERROR, UserError
 
 
 def run_command(
@@ -26,8 +24,8 @@ def run_command(
         argv: the arguments; those of the process where None.
 
     Returns:
-        The exit code: 2 for a user's mistake, 138 for what may pass (`UnreachableError`), 128 + the signal's number
-        where a signal ended the command.
+        The exit code: 2 for a user's mistake, 138 where trying again may help, 128 + the signal's number where a signal
+        ended the command.
     """
     arguments = parser.parse_args(argv)
     if os.getpid() == 1 and threading.current_thread() is threading.main_thread():
@@ -40,7 +38,7 @@ def run_command(
         return action(arguments) or 0
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return getattr(error, "exit_code", USER_ERROR)
+        return error.exit_code
     except PermissionError as error:
         print(f"error: no permission for {error.filename}; change it or choose another place", file=sys.stderr)
         return USER_ERROR

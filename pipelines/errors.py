@@ -1,4 +1,9 @@
-"""The errors that are told in one line: the user's to mend, or to try again."""
+"""Errors that are told in one line: what is the user's to mend, and what only needs to be tried again."""
+
+USER_ERROR = 2
+# Kubeflow's `restartPolicy: ExitCode` starts a pod again for codes from 128 on, and keeps 138 for programs that ask for
+# it; our Kubernetes Job starts again after everything but 2.
+TRY_AGAIN = 138
 
 
 class UserError(ValueError):
@@ -7,17 +12,21 @@ class UserError(ValueError):
     Its message is one line that says what was received, what was expected and how to mend it, with the file, row and
     column where there is one. Commands print that line and exit with code 2, without a traceback; in user code it is
     an ordinary `ValueError`.
-    """
-
-
-class UnreachableError(UserError):
-    """What is nobody's mistake and may pass, such as a store that does not answer: the same command may succeed later.
 
     Attributes:
-        exit_code: what a command ends with, 138, at which clusters start it again; they do not for a mistake.
+        exit_code: what a command ends with that it ends.
     """
 
-    exit_code = 138
+    exit_code: int = USER_ERROR
+
+
+class OutageError(UserError):
+    """What is needed does not answer, such as a store, or not any more: no mistake, the same command may succeed later.
+
+    Commands exit with code 138, after which clusters start a program again.
+    """
+
+    exit_code = TRY_AGAIN
 
 
 class MissingFileError(UserError, FileNotFoundError):

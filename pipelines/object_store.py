@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import MissingFileError, UnreachableError, UserError
+from pipelines.errors import MissingFileError, OutageError, UserError
 
 MANIFEST = "manifest.json"
 """The name of the files that are sent last: a folder that has one exists."""
@@ -237,7 +237,7 @@ def _explained(error: Exception, url: str, action: str) -> UserError | None:
         or code in ("408", "429", "500", "502", "503", "504")
         or (isinstance(error, OSError) and error.errno in (errno.EBUSY, errno.EREMOTEIO))
     ):  # fmt: skip
-        return UnreachableError(f"cannot reach {url} ({reason}); check the network and run again")
+        return OutageError(f"cannot reach {url} ({reason}); check the network and run again")
     if isinstance(error, OSError) or modules & {"botocore", "aiohttp", "gcsfs", "google"} or "Bad Request" in reason:
         return UserError(f"cannot {action} {url}: {reason}")
     return None

@@ -22,7 +22,7 @@ examples:
   python -m tfbigmodel.launch --hosts a:2222,b:2222 --index 0 -- tfbigmodel.train …    (on machine a; --index 1 on b)
 
 The exit code is that of the worker that failed first, or 128 + the number of the signal that ended it. With 138 a
-worker ended because another one did.
+worker ended because another one, or the tf.data service, did.
 """
 _TRAIN = "tfbigmodel.train"
 _STRATEGY = "training.strategy"

@@ -7,21 +7,27 @@ from typing import Any
 import grpc
 
 from pipelines.config import ServiceConfig
-from pipelines.errors import UserError
+from pipelines.errors import OutageError, UserError
 
 _DISPATCHER = "/tensorflow.data.DispatcherService/"
 # A worker that makes batches with all its cores may take a while to say so.
 _WORKER_SECONDS = 3.0
 
 
-def ready_workers(service: ServiceConfig) -> list[str]:
+def ready_workers(service: ServiceConfig, in_between: bool = False) -> list[str]:
     """The addresses of the workers that the dispatcher knows and that answer.
 
     Waits, no longer than `timeout_seconds`, until there are as many as the configuration wants.
 
+    Args:
+        service: where the dispatcher is.
+        in_between: the training has been there before, so that it is no mistake if they do not answer.
+
     Raises:
         UserError: the dispatcher does not answer in time, or too few workers do.
+        OutageError: so, in between.
     """
+    kind = OutageError if in_between else UserError
     deadline = time.monotonic() + service.timeout_seconds
     while True:
         workers = answering_workers(service, deadline - time.monotonic())
@@ -31,11 +37,11 @@ def ready_workers(service: ServiceConfig) -> list[str]:
             break
         time.sleep(0.2)
     if workers is None:
-        raise UserError(
+        raise kind(
             f"data.service.address: no dispatcher answers at {dispatcher(service)} within {service.timeout_seconds:g} "
             "s; start it: python -m pipelines.data_service dispatcher, or mend the address"
         )
-    raise UserError(
+    raise kind(
         f"data.service: {len(workers)} workers of the dispatcher at {dispatcher(service)} answer, data.service.workers "
         f"is {service.workers}; start more: python -m pipelines.data_service worker --dispatcher {dispatcher(service)}"
     )

@@ -31,6 +31,7 @@ def distributed(first: int, last: int, make: Callable[[tf.Tensor], Any], service
 
     Raises:
         UserError: nobody answers there, or `make` cannot be sent.
+        OutageError: nobody answers there, and this is not where a run begins.
 
     Reference:
         Audibert et al., "tf.data service: A Case for Disaggregating ML Input Data Processing", 2023; its dynamic
@@ -53,7 +54,8 @@ def distributed(first: int, last: int, make: Callable[[tf.Tensor], Any], service
 
     pack = packed.get_concrete_function()
     check_sendable(pack)
-    waiting = _WAITING * len(ready_workers(service))
+    # A run that goes on: where a cluster started it again over an outage that lasts, the next attempt may do better.
+    waiting = _WAITING * len(ready_workers(service, in_between=first > 0))
     watch(service)
 
     def numbered(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -12,12 +12,13 @@ import tensorflow as tf
 
 from pipelines.config import ServiceConfig
 from pipelines.data_service.calls import answering_workers, dispatcher
-from pipelines.errors import UserError
+from pipelines.errors import TRY_AGAIN, OutageError, UserError
 
 _GO_ON = "start the training again to go on from the last checkpoint"
 _FROM_WORKER = re.compile(r"Failed to get element from worker (\S+): (.*)", re.DOTALL)
 
-_ITERATION_GONE = re.compile(r"Iteration (client )?id \S+ not found", re.IGNORECASE)
+# What it says with --work_dir, and without.
+_ITERATION_GONE = re.compile(r"Iteration client id not found|Unknown iteration client id")
 
 # Set while a training in this process reads from a service.
 _in_use = threading.Event()
@@ -33,14 +34,16 @@ def service_watched(service: ServiceConfig | None) -> Iterator[None]:
     """Ends a training whose tf.data service does not work any more with one line.
 
     Where the dispatcher or all workers are gone or hang, TensorFlow waits for them for ever, inside an operation that
-    cannot be stopped. So a thread asks them all the time, and ends this process, with exit code 2, when they have not
-    answered for `timeout_seconds`. The last checkpoint is whole, and the same command goes on from it.
+    cannot be stopped. So a thread asks them all the time, and ends this process, with exit code 138, when they have not
+    answered for `timeout_seconds`. The last checkpoint is whole, and the same command goes on from it: by itself where
+    a cluster starts it again, which it does after this code.
 
     Args:
         service: None does nothing.
 
     Raises:
-        UserError: a worker reported an error, or the dispatcher was started anew.
+        UserError: a worker reported an error.
+        OutageError: the dispatcher was started anew.
     """
     if service is None:
         yield
@@ -73,14 +76,14 @@ def _keep_asking(service: ServiceConfig, ended: threading.Event) -> None:
                 f"error: data.service: {missing} not answered for {service.timeout_seconds:g} s; {_GO_ON}",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
-            os._exit(2)
+            os._exit(TRY_AGAIN)
 
 
 def _told(error: tf.errors.OpError, service: ServiceConfig) -> UserError | None:
     """The one line that an error of the service comes down to; None for another error."""
     message = str(error)
     if _ITERATION_GONE.search(message):
-        return UserError(
+        return OutageError(
             f"data.service: the dispatcher at {dispatcher(service)} was started anew without its state (see its "
             f"--work_dir); {_GO_ON}"
         )

@@ -14,7 +14,7 @@ from pipelines.config import BuiltinConfig, CorpusConfig, ImageFolderConfig, Ser
 from pipelines.data import Data
 from pipelines.data_service.sending import check_sendable
 from pipelines.data_service.watch import service_watched
-from pipelines.errors import UserError
+from pipelines.errors import OutageError, UserError
 from pipelines.loading import load
 
 
@@ -39,9 +39,9 @@ def first_line(process: subprocess.Popen) -> str:
 class Cluster:
     """A dispatcher and workers on this machine; more can be started."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
         self.port = free_port()
-        self.dispatcher = start("dispatcher", "--port", str(self.port))
+        self.dispatcher = start("dispatcher", "--port", str(self.port), *options)
         self.workers: list[subprocess.Popen] = []
 
     def start_workers(self, count: int) -> None:
@@ -171,6 +171,60 @@ def test_nobody_there_is_told_in_time():
     service = ServiceConfig(address=f"grpc://localhost:{free_port()}", timeout_seconds=0.5)
     with pytest.raises(UserError, match=r"data.service.address: no dispatcher answers at localhost:\d+ within 0.5 s"):
         texts(service).train()
+
+
+def test_nobody_there_any_more_is_an_outage():
+    """A run that goes on has been there before: where a cluster starts it again, it does so once more."""
+    service = ServiceConfig(address=f"grpc://localhost:{free_port()}", timeout_seconds=0.5)
+    with pytest.raises(OutageError, match=r"no dispatcher answers at localhost:\d+ within 0.5 s") as raised:
+        texts(service).train(0, 1)
+    assert raised.value.exit_code == 138
+    with pytest.raises(UserError) as raised:
+        texts(service).train()
+    assert raised.value.exit_code == 2
+
+
+_READS = """
+import sys, time
+from pipelines.config import ServiceConfig
+from pipelines.data_service.watch import service_watched, watch
+service = ServiceConfig(address=sys.argv[1], timeout_seconds=1.0)
+with service_watched(service):
+    watch(service)
+    print("reading", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_service_that_does_not_answer_any_more_ends_the_process_to_be_started_again():
+    address = f"localhost:{free_port()}"
+    done = subprocess.run(
+        [sys.executable, "-c", _READS, f"grpc://{address}"], capture_output=True, text=True, timeout=60
+    )
+    expected = f"error: data.service: the dispatcher at {address} has not answered for 1 s; start the training again"
+    assert (done.returncode, done.stdout) == (138, "reading\n")
+    assert done.stderr.splitlines()[-1].startswith(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("journal", [True, False])
+def test_a_dispatcher_without_its_state_is_an_outage(tmp_path, journal):
+    cluster = Cluster(*["--work_dir", str(tmp_path / "first")] if journal else [])
+    state = ["--work_dir", str(tmp_path / "second")] if journal else []
+    try:
+        cluster.start_workers(1)
+        received = iter(texts(cluster.service()).train(0, 0, epochs=30))
+        next(received)
+        for process in (cluster.dispatcher, *cluster.workers):
+            process.kill()
+            process.wait()
+        cluster.dispatcher = start("dispatcher", "--port", str(cluster.port), *state)
+        assert first_line(cluster.dispatcher).startswith("dispatcher: ready")
+        expected = rf"the dispatcher at localhost:{cluster.port} was started anew without its state"
+        with pytest.raises(OutageError, match=expected), service_watched(cluster.service()):
+            list(received)
+    finally:
+        cluster.end()
 
 
 def test_too_few_workers_are_told(cluster):

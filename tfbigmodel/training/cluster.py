@@ -4,12 +4,11 @@ import json
 import os
 from dataclasses import dataclass
 
-from pipelines.errors import UserError
+from pipelines.errors import TRY_AGAIN, UserError
 
 VARIABLE = "TF_CONFIG"
-# The exit code of a worker that ended because another one did. Kubeflow's `restartPolicy: ExitCode` starts a pod again
-# for codes from 128 on, and keeps 138 for programs that ask for it.
-WORKER_GONE = 138
+# The exit code of a worker that ended because another one did.
+WORKER_GONE = TRY_AGAIN
 _EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
 _HIGHEST_PORT = 65535
 

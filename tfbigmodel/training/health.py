@@ -209,4 +209,4 @@ def _told(error: BaseException) -> str:
 
 def _code(error: BaseException) -> int:
     """What the others end with: a user's mistake would be made again by all of them."""
-    return getattr(error, "exit_code", 2) if isinstance(error, UserError) else WORKER_GONE
+    return error.exit_code if isinstance(error, UserError) else WORKER_GONE

@@ -73,7 +73,7 @@ def test_a_run_without_workers_ends_with_one_line_and_goes_on(tmp_path: Path, st
     wait_for(lambda: any(workdir.glob("checkpoints/step-*")), training)
     worker.kill()
     _, error = training.communicate(timeout=60)
-    assert training.returncode == 2
+    assert training.returncode == 138, "which clusters start again"
     expected = "error: data.service: the tf.data workers have not answered for 6 s; start the training again"
     assert error.startswith(expected), error
     assert len(error.splitlines()) == 1
