@@ -13,7 +13,7 @@ from pipelines.data import Data
 from pipelines.errors import UserError
 from tfbigmodel.config import RunConfig
 from tfbigmodel.tasks import Task
-from tfbigmodel.training.checkpoints import Checkpoint
+from tfbigmodel.training.checkpoints import Checkpoint, write_variables
 from tfbigmodel.training.distribution import agree, is_chief, is_multi_worker
 from tfbigmodel.training.host_state import CallbackStates, read_random_state, write_random_state
 from tfbigmodel.training.loop import TrainSteps, UpdateRule, make_evaluate, make_train_steps
@@ -169,15 +169,25 @@ def fit(
         if any(agree(strategy, len(caught))) and state.epoch < training.epochs and not state.stopped:
             interrupt()
 
-    with saver, caught_signals() as caught:
+    def begin() -> None:
+        """Lets callbacks begin; what that does to a run that goes on was done before, and must not be done twice."""
+        before = saver.read(model.variables, optimizer.variables) if resumed_from is not None and callbacks else None
         listeners.on_train_begin()
         callback_states.begun()
-        if resumed_from is not None:
-            arrays = resumed_from.host_arrays()
-            callback_states.restore(resumed_from.state.get("callbacks", []), arrays)
-            write_random_state(arrays)
-            if tensorboard:
-                tensorboard.window = resumed_from.state.get("tensorboard", {})
+        if state.step:
+            listeners.on_epoch_begin(state.epoch)
+        if resumed_from is None:
+            return
+        arrays = resumed_from.host_arrays()
+        if callback_states.restore(resumed_from.state.get("callbacks", []), arrays) and before is not None:
+            for variables, values in zip((model.variables, optimizer.variables), before, strict=True):
+                write_variables(variables, values, str(resumed_from.folder))
+        write_random_state(arrays)
+        if tensorboard:
+            tensorboard.window = resumed_from.state.get("tensorboard", {})
+
+    with saver, caught_signals() as caught:
+        begin()
         for phase in phases_from(training, state.epoch):
             if state.stopped:
                 break
@@ -188,7 +198,8 @@ def fit(
             pace = _Pace(training.steps_per_execution, multi_worker)
             iterator = _batches(data, strategy, state, rule, phase.end_epoch)
             while state.epoch < phase.end_epoch and not state.stopped:
-                listeners.on_epoch_begin(state.epoch)
+                if not state.step:
+                    listeners.on_epoch_begin(state.epoch)
                 run_steps(train_steps, iterator, pace)
                 end_epoch(phase)
         listeners.on_train_end()

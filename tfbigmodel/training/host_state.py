@@ -58,20 +58,29 @@ class CallbackStates:
             states.append({"class": type(callback).__name__, "state": _packed(changed, f"callback{index}", arrays)})
         return states, arrays
 
-    def restore(self, states: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> None:
-        """Gives the callbacks the state that `read` returned; other callbacks than those begin anew, with a warning."""
+    def restore(self, states: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> bool:
+        """Gives the callbacks the state that `read` returned; other callbacks than those begin anew, with a warning.
+
+        Returns:
+            Whether they go on with that state.
+        """
         before, now = [state["class"] for state in states], [type(callback).__name__ for callback in self._callbacks]
         if before != now:
             told = f"the run's callbacks were {', '.join(before) or 'none'} and are {', '.join(now) or 'none'} now"
             print(f"warning: {told}; their state begins anew", file=sys.stderr)
-            return
-        for callback, state in zip(self._callbacks, states, strict=True):
+            return False
+        for callback, begun, state in zip(self._callbacks, self._begun_with, states, strict=True):
             value = _unpacked(state["state"], arrays)
             if hasattr(callback, "set_state"):
                 callback.set_state(value)
-            else:
-                for name in value:
-                    setattr(callback, name, value[name])
+                continue
+            # What was not kept was as it is when training begins, whatever the beginning of an epoch has made of it.
+            for name in (present := _attributes(callback)):
+                if name in begun and name not in value and not _same(present[name], begun[name]):
+                    setattr(callback, name, copy.deepcopy(begun[name]))
+            for name in value:
+                setattr(callback, name, value[name])
+        return True
 
 
 def read_random_state() -> dict[str, np.ndarray]:
