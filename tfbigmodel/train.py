@@ -219,8 +219,11 @@ def _run(
     tensorboard = None
     if chief:
         from tfbigmodel.pictures import inputs_grid
-        from tfbigmodel.training.tensorboard import TensorBoard
+        from tfbigmodel.training.tensorboard import TensorBoard, take_back
 
+        had_ended = checkpoint is not None and (checkpoint.state["stopped"] or state.epoch >= state.planned_epochs)
+        if checkpoint is not None and not (had_ended and measured):  # else what its end has shown stays
+            take_back(workdir.tensorboard, checkpoint.state)
         workdir.metrics_file.unlink(missing_ok=True)
         tensorboard = TensorBoard(workdir.tensorboard, config.tensorboard.every_steps, config.tensorboard.histograms)
         if not state.updates:

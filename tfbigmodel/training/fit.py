@@ -97,8 +97,7 @@ def fit(
             return
         contents = {**state.to_json(), "monitor": monitor}
         if tensorboard:
-            tensorboard.flush()  # the curves reach as far as the checkpoint, whatever happens next
-            contents["tensorboard"] = tensorboard.window
+            contents |= tensorboard.state()
         contents["callbacks"], extra = callback_states.read()
         saver.save(state.updates, arrays, contents, {**extra, **read_random_state()})
 

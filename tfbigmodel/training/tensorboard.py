@@ -4,6 +4,7 @@
 `accuracy` … are drawn over updates, `epoch_loss`, `epoch_accuracy` … over epochs.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,28 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from tfbigmodel.training.loop import StepResults
+
+
+def take_back(folder: Path, state: Mapping[str, Any]) -> None:
+    """Removes the points that were written after a checkpoint: the run that goes on from there writes them again.
+
+    Args:
+        folder: `<workdir>/tensorboard`, which nothing writes to.
+        state: the checkpoint's.
+    """
+    sizes = state.get("event_files")
+    if sizes is None:  # it was written before this was kept
+        return
+    for name, path in _event_files(folder).items():
+        if name not in sizes:
+            path.unlink()
+        elif path.stat().st_size > sizes[name]:
+            os.truncate(path, sizes[name])
+
+
+def _event_files(folder: Path) -> dict[str, Path]:
+    paths = [path for split in ("train", "validation") for path in folder.glob(f"{split}/events.out.tfevents.*")]
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 class TensorBoard:
@@ -118,6 +141,12 @@ class TensorBoard:
         """Makes everything written so far visible to TensorBoard."""
         self._train.flush()
         self._validation.flush()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the curves; they reach as far as it does, whatever happens next."""
+        self.flush()
+        sizes = {name: path.stat().st_size for name, path in _event_files(self.folder).items()}
+        return {"tensorboard": self.window, "event_files": sizes}
 
     def close(self) -> None:
         """Closes the event files."""

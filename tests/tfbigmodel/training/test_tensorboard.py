@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -9,6 +10,8 @@ from tensorboard.util import tensor_util
 
 import tfbigmodel
 from tfbigmodel.config import resolve, validate_config
+
+MATRIX = "confusion_matrix/test"
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +89,61 @@ def test_graph_histograms_images_and_hyperparameters(run):
         assert int(height) > 100
     plugins = events(run / "tensorboard").summary_metadata
     assert any(metadata.plugin_data.plugin_name == "hparams" for metadata in plugins.values())
+
+
+class Crash(keras.callbacks.Callback):
+    """Ends a run at a batch, or at an epoch's end, when its curves are written and its checkpoint is not."""
+
+    def __init__(self, epoch=None, batch=None):
+        super().__init__()
+        self.at, self.epoch = (epoch, batch), 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.at:
+            raise RuntimeError("crash")
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch, None) == self.at:
+            raise RuntimeError("crash")
+
+
+def test_a_run_that_goes_on_has_each_point_once(tmp_path):
+    settings = {
+        "data": {"source": "builtin", "name": "digits"},
+        "model": {"chapter": "dense", "hidden_units": [16]},
+        "checkpoints": {"every_steps": 8},
+        "training": {"epochs": 2, "validate_every_steps": 6, "steps_per_execution": 1},
+        "tensorboard": {"every_steps": 3},
+    }
+
+    def train(workdir, at=(None, None), **training):
+        values = {**settings, "training": {**settings["training"], **training}}
+        tfbigmodel.train(resolve(validate_config(values, "test")), workdir, [Crash(*at)])
+
+    def curves(workdir):
+        return {
+            (split, tag): curve(workdir / "tensorboard" / split, tag)
+            for split in ("train", "validation")
+            for tag in events(workdir / "tensorboard" / split).Tags()["tensors"]
+            if "/" not in tag and tag != "examples_per_second"
+        }
+
+    train(tmp_path / "undisturbed")
+    # Before each crash points were written that the checkpoint knows nothing of: of updates 9, 12, 18 and 21, of the
+    # first epoch, and of validations.
+    for at in ((0, 14), (0, None), (1, 4)):
+        with pytest.raises(RuntimeError, match="crash"):
+            train(tmp_path / "run", at)
+    train(tmp_path / "run")
+    expected, found = curves(tmp_path / "undisturbed"), curves(tmp_path / "run")
+    assert {tag for _, tag in expected} >= {"loss", "epoch_loss", "learning_rate", "gradient_norm"}
+    assert found == expected
+    # What was shown when it ended stays there when it goes on.
+    train(tmp_path / "run", epochs=3)
+    steps = [event.step for event in events(tmp_path / "run" / "tensorboard" / "validation").Tensors(MATRIX)]
+    assert steps == [38, 57]
+    train(tmp_path / "undisturbed", epochs=3)
+    assert curves(tmp_path / "run") == curves(tmp_path / "undisturbed")
