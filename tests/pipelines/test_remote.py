@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from pipelines.command_line import make_parser, run_command
-from pipelines.errors import MissingFileError, UnreachableError, UserError
+from pipelines.errors import MissingFileError, OutageError, UserError
 from pipelines.object_store import check_url, filesystem, listing, read_bytes, send, write_bytes
 from pipelines.remote import absolute, exists, is_remote, join, local, local_files, matching, upload, write_text_to
 
@@ -300,7 +300,7 @@ def test_a_store_that_is_gone_is_tried_again_and_told_within_a_minute(
     monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}")
     started = time.monotonic()
     told = rf"^cannot reach {scheme}://b/x \(.*\); check the network and run again$"
-    with pytest.raises(UnreachableError, match=told) as caught:
+    with pytest.raises(OutageError, match=told) as caught:
         local(f"{scheme}://b/x")
     assert time.monotonic() - started < 60
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import MissingFileError, UnreachableError, UserError
+from pipelines.errors import MissingFileError, OutageError, UserError
 from pipelines.files import atomic_folder, write_json, write_manifest, write_text
 from pipelines.object_store import filesystem, listing, read_bytes, remove, write_bytes
 from tfbigmodel.mirror import borrowed, mirrored, readable
@@ -389,7 +389,7 @@ def test_a_store_that_is_gone_at_the_end_gets_the_run_when_it_is_back(url, monke
     message = (
         rf"^cannot reach {url}/\.writer\.json \(.*the run is kept in .*/dense, and the same command sends it again$"
     )
-    ended(UnreachableError, message, url, lose)
+    ended(OutageError, message, url, lose)
     server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
     server.start()
     try:
