@@ -1,6 +1,8 @@
 """What all commands share: quiet imports, one line for a user's mistake, exit codes."""
 
 import argparse
+import difflib
+import logging
 import os
 import signal
 import sys
@@ -72,7 +74,17 @@ class _Parser(argparse.ArgumentParser):
     """Tells a mistake in the arguments in one line, as every other mistake is told."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USER_ERROR, f"error: {message}; see {self.prog} --help\n")
+        advice = f"see {self.prog} --help"
+        if message.startswith("unrecognized arguments: "):
+            # Such as --dry-run, as other programs write it.
+            options = [name for name in self._option_string_actions if name.startswith("--")]
+            for word in message.split():
+                name = "--" + word.partition("=")[0].removeprefix("--").replace("-", "_")
+                near = difflib.get_close_matches(name, options, n=1, cutoff=0.7) if word.startswith("--") else []
+                if near:
+                    advice = f"did you mean {near[0]}?"
+                    break
+        self.exit(USER_ERROR, f"error: {message}; {advice}\n")
 
 
 def callable_module(name: str, function: Callable) -> None:
@@ -107,6 +119,8 @@ def import_tensorflow() -> None:
     """
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         return
+    # That functions are traced for one shape after another is meant; a user can do nothing about it.
+    logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.getMessage())
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held_back:
         standard_error = os.dup(2)

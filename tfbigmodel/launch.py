@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     split = words.index("--") if "--" in words else len(words)
     command = words[split + 1 :]
+    if not command and _TRAIN in words:
+        parser.error(f"expected -- before {_TRAIN}, so that what follows is its own")
     return run_command(parser, lambda arguments: _act(arguments, command), words[:split])
 
 
@@ -60,7 +62,8 @@ def _act(arguments: argparse.Namespace, command: list[str]) -> int:
         return run_workers(_completed(command), arguments.workers, arguments.restarts, arguments.grace)
     hosts = _hosts(arguments.hosts)
     if arguments.index is None or not 0 <= arguments.index < len(hosts):
-        raise UserError(f"--index: expected one from 0 to {len(hosts) - 1}, received {arguments.index}")
+        received = "nothing" if arguments.index is None else arguments.index
+        raise UserError(f"--index: expected one from 0 to {len(hosts) - 1}, received {received}")
     if arguments.restarts:
         raise UserError("--restarts goes with --workers; on a cluster its own controller starts workers again")
     os.environ[VARIABLE] = tf_config(hosts, arguments.index)

@@ -10,6 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# Warns of being traced often, five times over, and then of something else.
+TRACED = """
+from pipelines.command_line import import_tensorflow
+import_tensorflow()
+import tensorflow as tf
+for number in range(6):
+    tf.function(lambda x: x + 1)(tf.constant(number))
+tf.get_logger().warning("something else")
+"""
 COMMANDS = ("train", "launch", "evaluate", "predict", "export", "schema")
 LIBRARY = ("chapters", "layers", "tasks", "training", "evaluation")
 HEAVY = {"tensorflow", "keras", "pandas", "sklearn", "matplotlib"}
@@ -146,3 +155,8 @@ def test_help_answers_in_half_a_second():
         run("-m", "tfbigmodel.train", "--help")
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 0.5
+
+
+def test_tensorflow_s_warnings_that_a_user_can_do_nothing_about_are_not_shown():
+    done = subprocess.run([sys.executable, "-c", TRACED], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "WARNING:tensorflow:something else\n"
