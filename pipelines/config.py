@@ -1,14 +1,16 @@
 """The `data` section of a run's configuration: where the examples are and how they become batches."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from pipelines.images.config import AugmentationConfig, ImageConfig
 from pipelines.section import LocalPath, Location, Section
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+_ADDRESS = r"^grpc://[^/]+:[0-9]+$"
 
 
 class SplitConfig(Section):
@@ -39,12 +41,19 @@ class ServiceConfig(Section):
     `python -m pipelines.data_service` starts them. Batches and their order are those of a training without it.
     """
 
-    address: Annotated[str, Field(pattern=r"^grpc://[^/]+:[0-9]+$")]
+    address: Annotated[str, Field(pattern=_ADDRESS)]
     """The dispatcher: `grpc://host:5050`."""
     workers: PositiveInt = 1
     """tf.data workers that the training waits for before it begins; it uses all that are there then."""
     timeout_seconds: PositiveFloat = 60.0
     """How long a dispatcher or worker may not answer, at the start and in between, before the training ends."""
+
+    @field_validator("address", mode="before")
+    @classmethod
+    def _is_an_address(cls, address: object) -> object:
+        if not isinstance(address, str) or not re.match(_ADDRESS, address):
+            raise ValueError(f"expected an address such as grpc://host:5050, received {address!r}")
+        return address
 
 
 class BatchingConfig(Section):

@@ -144,7 +144,9 @@ def _check_unchanged(workdir: Workdir, config: RunConfig) -> None:
     if "training.seed" in changed:
         changed.pop("data.shuffle_seed", None)  # it follows from the other
     if changed:
-        key, (old, new) = next(iter(changed.items()))
+        # Of other data or another model that is said, not what follows from it.
+        key = next((key for key in ("data.source", "model.chapter") if key in changed), next(iter(changed)))
+        old, new = changed[key]
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise UserError(
             f"{workdir} was made with another configuration: {key} is {old!r} there and {new!r} now{more}; "

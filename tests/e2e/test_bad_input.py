@@ -298,6 +298,9 @@ def test_a_workdir_of_another_configuration(refused, run):
     before = contents()
     told = refused(train, *training("table.yaml", "model.hidden_units=[5]"))
     assert told.startswith("run was made with another configuration: model.hidden_units is [4] there and [5] now; use ")
+    # What follows from the other source is not said in its place.
+    told = refused(train, *training("digits.yaml"))
+    assert re.search(r"configuration: data\.source is 'table' there and 'builtin' now \(and \d+ more\); use ", told)
     assert contents() == before
 
 

@@ -137,6 +137,8 @@ def test_an_unknown_key_is_said_before_the_missing_one_that_it_stands_for():
         (BASE | {"data": 5}, "data: expected keys and their values, received 5"),
         (BASE | {"data": None}, "data: expected keys and their values, received None"),
         (BASE | {"data": TABLE | {"delimiter": ";;"}}, "data.delimiter: expected "),
+        (BASE | {"data": TABLE | {"service": {"address": "host:5050"}}}, "data.service.address: expected an address "
+         "such as grpc://host:5050, received 'host:5050'"),
         ({"data": BASE["data"]}, "model: is required and missing"),
     ],
 )  # fmt: skip
