@@ -61,8 +61,10 @@ def _act(arguments: argparse.Namespace, beams: Sequence[str]) -> None:
     _check(arguments)
     for package in ("apache_beam", "google_crc32c"):
         if importlib.util.find_spec(package) is None:
+            # Beam's protobuf is older than the lock's: installed beside TensorFlow, it would change what that runs on.
             raise UserError(
-                f'pipelines.prepare needs the package {package}, which is not installed: pip install "tfbigmodel[beam]"'
+                f"pipelines.prepare needs the package {package}, which is not installed here: `make beam` makes "
+                ".venv-beam, an environment of its own; then .venv-beam/bin/python -m pipelines.prepare …"
             )
     logging.getLogger().setLevel(logging.ERROR)  # Beam tells of each of its stages
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # what it tells, it raises too

@@ -64,6 +64,6 @@ def test_quantiles_of_a_histogram():
 @pytest.mark.skipif(importlib.util.find_spec("apache_beam") is not None, reason="Apache Beam is installed")
 def test_a_missing_package_is_told_with_its_extra(tmp_path, capsys):
     assert main(["--input", "x.csv", "--output", str(tmp_path / "out")]) == 2
-    assert 'needs the package apache_beam, which is not installed: pip install "tfbigmodel[beam]"' in (
+    assert "needs the package apache_beam, which is not installed here: `make beam` makes .venv-beam" in (
         capsys.readouterr().err
     )
