@@ -7,7 +7,6 @@ BIN := $(VENV)/bin
 # Apache Beam keeps protobuf below 7, so that its tests have an environment of their own; without
 # TensorFlow (hence --noconftest), which preparation does not need.
 BEAM_VENV ?= .venv-beam
-BEAM_PYTHON := $(abspath $(BEAM_VENV))/bin/python
 # Install from a folder of wheels in place of the network: make install WHEELS=wheels (see `make wheels`).
 WHEELS ?=
 SOURCE := $(if $(WHEELS),--no-index --find-links $(WHEELS))
@@ -47,12 +46,13 @@ quickstart: install
 	$(BIN)/python -m tfbigmodel.export --workdir $(RUN) --output exported/quickstart
 	$(BIN)/python examples/ask_server.py --workdir $(RUN) --model_base_path exported/quickstart
 
-test: install beam
-	BEAM_PYTHON=$(BEAM_PYTHON) $(BIN)/python -m pytest -m "not slow"
-	$(BEAM_PYTHON) -m pytest --noconftest tests/pipelines/prepare/test_prepare.py
-
-test-slow: install beam
-	BEAM_PYTHON=$(BEAM_PYTHON) $(BIN)/python -m pytest
+# Tests of speed need the machine for themselves; the others run two at a time, since many wait for processes to start.
+TIMED := tests/serving tests/tfbigmodel/test_imports.py
+test test-slow: export BEAM_PYTHON := $(abspath $(BEAM_VENV))/bin/python
+test: TESTS := -m "not slow"
+test test-slow: install beam
+	$(BIN)/python -m pytest $(TESTS) --numprocesses 2 --dist loadfile $(addprefix --ignore=,$(TIMED))
+	$(BIN)/python -m pytest $(TESTS) $(TIMED)
 	$(BEAM_PYTHON) -m pytest --noconftest tests/pipelines/prepare/test_prepare.py
 
 lint: install typecheck
