@@ -30,8 +30,9 @@ _CREDENTIALS = {
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _DOTS = (".", "..")
 _CONNECT_SECONDS, _READ_SECONDS = 5, 60
-# The libraries hold whole files of up to 100 MB in memory, ten parts of larger ones, and 128 files at a time.
-_MEMORY, _FILES_AT_A_TIME, _PARTS_AT_A_TIME = 256 * 2**20, 64, 4
+# The libraries hold whole files of up to 100 MB in memory, ten parts of larger ones, and 128 files at a time. Of s3fs'
+# ten connections some stay free: a writer's sign of life must not wait behind a checkpoint on a slow network.
+_MEMORY, _FILES_AT_A_TIME, _PARTS_AT_A_TIME = 256 * 2**20, 8, 4
 # Errors of the local disk, which are told where files are written.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 

@@ -1,10 +1,12 @@
 """Workdirs in an object store."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -398,6 +400,61 @@ def test_a_store_that_is_gone_at_the_end_gets_the_run_when_it_is_back(url, monke
         assert read_bytes(f"{url}/config.yaml") == b"a run"
     finally:
         server.stop()
+
+
+@pytest.fixture
+def slow_network(s3_endpoint):
+    """The S3 server behind a network of 10 MB/s."""
+    turn, stop = threading.Lock(), threading.Event()
+
+    def pump(source, target, rate):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                with turn if rate else contextlib.nullcontext():
+                    time.sleep(len(data) / rate if rate else 0)
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def serve():
+        with contextlib.suppress(OSError), contextlib.ExitStack() as open_ones:
+            while not stop.is_set():
+                client = open_ones.enter_context(listener.accept()[0])
+                server = open_ones.enter_context(socket.create_connection((host, int(port))))
+                for arguments in ((client, server, 10e6), (server, client, 0)):
+                    threading.Thread(target=pump, args=arguments, daemon=True).start()
+
+    host, port = s3_endpoint.removeprefix("http://").split(":")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        stop.set()
+        socket.create_connection(listener.getsockname()).close()
+        thread.join()
+
+
+@pytest.mark.slow  # 80 MB
+def test_signs_of_life_do_not_wait_for_a_long_upload(url, slow_network, monkeypatch):
+    def look():
+        while not done.wait(0.2):
+            marks.append((time.monotonic(), direct.cat_file(f"{url}/{WRITER}")))
+
+    direct, marks, done = filesystem(url), [], threading.Event()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", slow_network)
+    with mirrored(url, beat_seconds=0.2) as (path, publish):
+        write_text(path / "config.yaml", "a run")
+        for number in range(20):
+            write_bytes_to(path / "checkpoints" / "step-0000000010" / str(number), bytes(4 * 10**6))
+        thread = threading.Thread(target=look)
+        thread.start()
+        started = time.monotonic()
+        publish()
+        seconds = time.monotonic() - started
+        done.set()
+        thread.join()
+    changes = [when for (when, mark), (_, before) in zip(marks[1:], marks, strict=False) if mark != before]
+    longest = max(after - before for before, after in itertools.pairwise([started, *changes, started + seconds]))
+    assert longest < seconds / 2, f"{longest:.1f} of {seconds:.1f} seconds without a sign of life"
 
 
 def test_a_run_that_ends_with_an_error_is_sent(url):
