@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import importlib.util
 import logging
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.command_line import make_parser, run_command, say
 from pipelines.errors import MissingFileError, UserError
-from pipelines.files import atomic_folder, read_json
+from pipelines.files import TEMPORARY_MARK, atomic_folder, read_json
 
 if TYPE_CHECKING:
     from pipelines.prepare.beam import Settings
@@ -91,6 +93,7 @@ def _act(arguments: argparse.Namespace, beams: Sequence[str]) -> None:
         _run(arguments.runner, beams, paths, settings(arguments.output))
         say("" if arguments.quiet else f"wrote {arguments.output}; see {REPORT} there")
         return
+    _tell_of_remains(Path(arguments.output))
     with atomic_folder(arguments.output) as folder:
         _run(arguments.runner, beams, paths, settings(str(folder.absolute())))
         report = read_json(folder / REPORT)
@@ -176,6 +179,12 @@ def _matched(pattern: str, option: str) -> list[str]:
         if type(error).__name__ == "BeamIOError":
             raise UserError(f"{option}: {' '.join(str(error).split())}") from error
         raise
+
+
+def _tell_of_remains(output: Path) -> None:
+    """Names what a killed run left: it may be large, and is hidden; only the user knows whether another one runs."""
+    for path in sorted(output.parent.glob(f"{glob.escape(f'.{output.name}')}{TEMPORARY_MARK}*")):
+        print(f"warning: {path} is of a run that was killed, or still goes on; remove it if none does", file=sys.stderr)
 
 
 def _tell(report: dict[str, Any], output: str) -> None:

@@ -6,8 +6,10 @@ import gzip
 import hashlib
 import json
 import lzma
+import os
 import subprocess
 import sys
+import time
 import unicodedata
 from collections import Counter
 from functools import cache
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
+import pipelines
 from pipelines.prepare.__main__ import main
 
 tfrecordio = pytest.importorskip(
@@ -41,6 +44,9 @@ message_type { name: "BytesList" field { name: "value" number: 1 label: LABEL_RE
 message_type { name: "FloatList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT } }
 message_type { name: "Int64List" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
 """
+
+
+ROOT = str(Path(pipelines.__file__).parents[1])
 
 
 def reviews() -> list[dict[str, str]]:
@@ -300,6 +306,19 @@ def test_an_output_that_is_there_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "out").mkdir()
     assert run("--input", tmp_path / "raw.txt", "--output", tmp_path / "out") == 2
     assert "out exists already and is not overwritten" in capsys.readouterr().err
+
+
+def test_what_a_killed_run_left_is_told(tmp_path, capsys):
+    (tmp_path / "raw.txt").write_text("one\n")
+    command = [sys.executable, "-m", "pipelines.prepare", "--input", "raw.txt", "--output", "out"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": ROOT})
+    while process.poll() is None and not list(tmp_path.glob(".out.tmp-*")):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    (remains,) = tmp_path.glob(".out.tmp-*")
+    assert run("--input", tmp_path / "raw.txt", "--output", tmp_path / "out") == 0
+    assert f"warning: {remains} is of a run that was killed, or still goes on; remove it" in capsys.readouterr().err
 
 
 def test_what_is_no_parquet_file_is_told_and_nothing_else(tmp_path):
