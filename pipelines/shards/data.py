@@ -185,11 +185,8 @@ class StreamedData:
             for name in self._mapper.input_of.values()
         }
         # In parts, because what it takes on the way is many times what it gives.
-        parts = [
-            files.places.index(tf.constant(part)).numpy()
-            for part in np.split(places, range(_PLACES, len(places), _PLACES))
-        ]
-        index = np.concatenate(parts)
+        parts = np.split(places, range(_PLACES, len(places), _PLACES))
+        index = np.concatenate([files.places.index(tf.constant(part)).numpy() for part in parts])
         return Examples(features, files.labels(index), files.origin, index + 1)
 
     def _train_functions(self, shares: Shares, streams: int) -> tuple[Any, Any, Any]:

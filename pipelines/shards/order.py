@@ -5,10 +5,11 @@ one at most). A batch has equally many rows of each stream, one stream's after t
 but its own streams, and the batches are the same for every number of workers and replicas that divides the streams.
 
 A stream's examples are in blocks, which are read whole: a Parquet row group, or 256 records of the other formats (a
-whole group of an ArrayRecord file that has larger ones). They are shuffled on two levels. Each epoch the blocks come in another order, and in each block its examples do. This
-sequence is cut into windows of equally many batches, and the examples of a window are shuffled once more. (Texts are
-sorted by length within their window instead, and cut into batches, which come in random order, the same in each stream:
-so a whole batch has texts of similar length.) To start at any step, one window of each stream is read, nothing else.
+whole group of an ArrayRecord file that has larger ones). They are shuffled on two levels. Each epoch the blocks
+come in another order, and in each block its examples do. This sequence is cut into windows of equally many batches, and
+the examples of a window are shuffled once more. (Texts are sorted by length within their window instead, and cut into
+batches, which come in random order, the same in each stream: so a whole batch has texts of similar length.) To start at
+any step, one window of each stream is read, nothing else.
 
 What does not fill a batch at the end of a stream is left out, another part each epoch. Without shuffling, a stream's
 examples come in their order.
