@@ -25,6 +25,8 @@ _PORTS = range(20000, 31000)
 # Where the chief listens for heartbeats, counted from its own port (training.workers.health_port_offset).
 _HEALTH_PORT_OFFSET = 1000
 _POLL_SECONDS = 0.1
+# How long a worker may take to end by itself after another one has ended because of it.
+_REASON_SECONDS = 5.0
 # Exit codes of a worker that all were asked to stop with, and those after which starting again would change nothing.
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _FINAL = (USER_ERROR, *_STOPPED)
@@ -139,19 +141,24 @@ class _Worker:
 def _wait(workers: Sequence[_Worker], caught: Sequence[int], grace_seconds: float) -> _Worker | None:
     """Waits for all to end, ends the others once one has failed, and passes signals on; returns the one that failed."""
     failed = None
+    asked = False
     forwarded = 0
-    deadline = float("inf")
+    deadline = patience = float("inf")
     while True:
         running = [worker for worker in workers if worker.process.poll() is None]
         for number in caught[forwarded:]:
             for worker in running:
                 worker.send(number)
         forwarded = len(caught)
-        if failed is None:
-            # Who ended because another one did is not the one to name.
+        if failed is None or (failed.exit_code == WORKER_GONE and not asked):
+            # Who ended because another one did is not the one to name. That one may need longer to end, with TensorFlow
+            # in it, and is not to be stopped on its way: its exit code says whether to start again.
             failures = [worker for worker in workers if worker.exit_code]
             failed = min(failures, key=lambda worker: worker.exit_code == WORKER_GONE, default=None)
-            if failed is not None and failed.process.returncode not in _STOPPED and not caught:
+        if failed is not None and not asked and failed.process.returncode not in _STOPPED and not caught:
+            patience = min(patience, time.monotonic() + _REASON_SECONDS)
+            if failed.exit_code != WORKER_GONE or time.monotonic() >= patience:
+                asked = True
                 for worker in running:
                     worker.send(signal.SIGTERM)
         if not running:

@@ -28,6 +28,9 @@ if what == "show":
 if what == "end" and index == 1:
     print("cannot\\nat all", file=sys.stderr)
     sys.exit(int(sys.argv[2]))
+if what == "late":
+    time.sleep(index)
+    sys.exit(int(sys.argv[2]) if index else 138)
 if what == "once" and index == 1 and not os.path.exists(sys.argv[2]):
     open(sys.argv[2], "w").close()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -138,6 +141,17 @@ def test_a_worker_that_fails_ends_all(light, code, advice):
     assert errors == f"[worker 1] cannot\n[worker 1] at all\nerror: worker 1 ended with exit code {code}; {advice}\n"
     chief = [int(line) for line in output.splitlines() if line.isdigit()]
     wait_until_gone(chief, 0.1)
+
+
+@pytest.mark.parametrize(("code", "again"), [("1", True), ("2", False)])
+def test_who_ended_because_of_another_is_not_the_one_to_name(light, code, again):
+    # The one with the reason takes longer to end, as a process that uses TensorFlow does.
+    launcher = light(["--workers", "2", "--restarts", "1"], "late", code)
+    _, errors = launcher.communicate(timeout=30)
+    assert launcher.returncode == int(code)
+    lines = errors.splitlines()
+    assert len(lines) == 1 + again, "a user's mistake would be made again"
+    assert all(line.startswith(f"error: worker 1 ended with exit code {code}; ") for line in lines)
 
 
 def test_a_killed_worker_is_started_again_with_all_others(light, tmp_path):
