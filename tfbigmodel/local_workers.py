@@ -141,7 +141,7 @@ class _Worker:
 def _wait(workers: Sequence[_Worker], caught: Sequence[int], grace_seconds: float) -> _Worker | None:
     """Waits for all to end, ends the others once one has failed, and passes signals on; returns the one that failed."""
     failed = None
-    asked = False
+    settled = False
     forwarded = 0
     deadline = patience = float("inf")
     while True:
@@ -150,20 +150,20 @@ def _wait(workers: Sequence[_Worker], caught: Sequence[int], grace_seconds: floa
             for worker in running:
                 worker.send(number)
         forwarded = len(caught)
-        if failed is None or (failed.exit_code == WORKER_GONE and not asked):
+        if failed is None or deadline == float("inf"):
             # Who ended because another one did is not the one to name. That one may need longer to end, with TensorFlow
             # in it, and is not to be stopped on its way: its exit code says whether to start again.
             failures = [worker for worker in workers if worker.exit_code]
             failed = min(failures, key=lambda worker: worker.exit_code == WORKER_GONE, default=None)
-        if failed is not None and not asked and failed.process.returncode not in _STOPPED and not caught:
-            patience = min(patience, time.monotonic() + _REASON_SECONDS)
-            if failed.exit_code != WORKER_GONE or time.monotonic() >= patience:
-                asked = True
+            if failed is not None:
+                patience = min(patience, time.monotonic() + _REASON_SECONDS)
+                settled = failed.exit_code != WORKER_GONE or bool(caught) or time.monotonic() >= patience
+            if failed is not None and settled and failed.process.returncode not in _STOPPED and not caught:
                 for worker in running:
                     worker.send(signal.SIGTERM)
         if not running:
             return failed
-        if deadline == float("inf") and (failed is not None or len(caught) > 1):
+        if deadline == float("inf") and (settled or len(caught) > 1):
             deadline = time.monotonic() + grace_seconds
         if time.monotonic() >= deadline:
             for worker in running:
