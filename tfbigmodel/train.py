@@ -296,7 +296,7 @@ def _measure_splits(
 
 def _digest(config: RunConfig, info: DatasetInfo) -> int:
     # 48 bits, which a double holds exactly. Where the data lies may differ from machine to machine.
-    values = config.model_dump(mode="json", exclude={"data": {"data_dir"}})
+    values = config.model_dump(mode="json", exclude={"data": {"data_dir", "cache_dir"}})
     return int(hashlib.sha256(f"{values} {info.fingerprint}".encode()).hexdigest()[:12], 16)
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,6 +57,21 @@ with watched(cluster_of_environment("multi_worker"), WorkersConfig()):
 def write(path, values):
     path.write_text(json.dumps(resolve(validate_config(values, "test")).model_dump(mode="json")))
     return str(path)
+
+
+def test_where_each_machine_keeps_its_data_is_not_compared(tmp_path):
+    from tfbigmodel.train import _digest
+
+    (tmp_path / "corpus.txt").write_text("one\n\ntwo")
+    shared = {"source": "corpus", "task": "language_model", "parts": [{"path": "corpus.txt"}]}
+
+    def digest(data_dir, cache_dir, batch_size):
+        data = {**shared, "data_dir": str(tmp_path / data_dir), "cache_dir": cache_dir, "batch_size": batch_size}
+        values = {"data": data, "model": {"chapter": "text_generator"}, "training": {"strategy": "multi_worker"}}
+        return _digest(validate_config(values, "test"), SimpleNamespace(fingerprint="f"))
+
+    assert digest("a", "/scratch/1", 8) == digest("b", "/scratch/2", 8) == digest("b", None, 8)
+    assert digest("a", None, 8) != digest("a", None, 16)
 
 
 @pytest.mark.slow
