@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     parser.add_argument(
         "--dry_run", action="store_true",
-        help="write nothing; tell parameters, operations, memory and time, from the graph and two real updates",
+        help="write no run; tell parameters, operations, memory and time, from the graph and two real updates",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="with --dry_run: print it as JSON")
     parser.add_argument(

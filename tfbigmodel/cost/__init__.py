@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def estimate(config: RunConfig, tell: Callable[[str], None] = lambda text: None) -> Cost:
-    """Counts what a run needs, and measures two of its updates. Nothing is written, nothing is downloaded.
+    """Counts what a run needs, and measures two of its updates. Nothing is written but the user's cache of data.
 
     The data is read and the model built as for training, with random weights: pretrained ones cost the same. Under
     `multi_worker` every worker must call this, as they train together.
