@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +16,9 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from pipelines.data import Data, DatasetInfo, ImageInfo
+    from pipelines.data import Data, DatasetInfo
     from tfbigmodel.config import RunConfig
     from tfbigmodel.tasks import Task
-    from tfbigmodel.training.loop import UpdateRule
-    from tfbigmodel.training.state import TrainState
     from tfbigmodel.training.tensorboard import TensorBoard
     from tfbigmodel.workdir import Workdir
 
@@ -33,12 +30,6 @@ _EPILOG = """examples:
 
 The same command goes on where a killed or stopped run was. TensorBoard: tensorboard --logdir runs
 """
-
-# What is printed of the metrics at the end, as far as a task has them.
-_SUMMARY = (
-    *("loss", "accuracy", "f1_macro", "roc_auc", "mae", "rmse", "r2"),
-    *("perplexity", "character_perplexity", "mlm_accuracy", "nsp_accuracy"),
-)
 
 
 def train(
@@ -183,6 +174,8 @@ def _run(
     from tfbigmodel.environment import describe_environment
     from tfbigmodel.inference import check_threshold
     from tfbigmodel.model import build_model, load_data, make_task
+    from tfbigmodel.telling import cleaned, headline, results, skipped
+    from tfbigmodel.training.agreement import differing
     from tfbigmodel.training.distribution import agree, is_chief
     from tfbigmodel.training.fit import fit
     from tfbigmodel.training.rule import make_rule, updates_per_epoch
@@ -193,8 +186,11 @@ def _run(
     data = load_data(with_kept_vocabulary(config, workdir))
     data = data if limit is None else limit(data)
     task = make_task(config, data.info)  # which checks that the chapter can learn from such data
-    if len(set(agree(strategy, _digest(config, data.info)))) > 1:
-        raise UserError("the workers have different configurations or data; give all of them the same")
+    different = differing(strategy, config, data.info)
+    if different:
+        raise UserError(
+            f"the workers have different configurations or data (in {', '.join(different)}); give all of them the same"
+        )
     check_threshold(config.evaluation.threshold, data.info)  # used at the end, and too late to be told then
     if chief:
         keep_data_description(workdir, data.info, data.preprocess)
@@ -233,11 +229,11 @@ def _run(
                 tensorboard.image("inputs/augmented", image, 0, of_training=True)
     if state.updates:
         tell(f"resuming {workdir} at epoch {state.epoch + 1}, update {state.updates}")
-    tell(_headline(config, data, model, strategy, rule))
+    tell(headline(config, data, model, strategy, rule))
     if data.info.text is not None and data.info.text.cleaning:
-        tell(_cleaned(data.info.text.cleaning))
+        tell(cleaned(data.info.text.cleaning))
     if data.info.images is not None and data.info.images.num_skipped:
-        tell(_skipped(data.info.images))
+        tell(skipped(data.info.images))
     try:
         if not finished:
             with service_watched(config.data.service):
@@ -251,7 +247,9 @@ def _run(
             tensorboard.close()
     if chief:
         write_json(workdir.metrics_file, metrics)
-        tell(_summary(metrics, state))
+        tell(results(metrics, state))
+        if publish is not None:
+            publish()  # while the others wait: without them nobody could measure again what is not sent
     agree(strategy, 0)  # the others wait for the chief, whose coordination they would otherwise leave
     return metrics if chief else {}
 
@@ -294,54 +292,10 @@ def _measure_splits(
     return metrics
 
 
-def _digest(config: RunConfig, info: DatasetInfo) -> int:
-    # 48 bits, which a double holds exactly. Where the data lies may differ from machine to machine.
-    values = config.model_dump(mode="json", exclude={"data": {"data_dir", "cache_dir"}})
-    return int(hashlib.sha256(f"{values} {info.fingerprint}".encode()).hexdigest()[:12], 16)
-
-
 def _specs(info: DatasetInfo) -> dict[str, tf.TensorSpec]:
     import tensorflow as tf
 
     return {name: tf.TensorSpec([None, *shape], info.input_dtypes[name], name) for name, shape in info.inputs.items()}
-
-
-def _headline(
-    config: RunConfig, data: Data, model: keras.Model, strategy: tf.distribute.Strategy, rule: UpdateRule
-) -> str:
-    counts = ", ".join(f"{count:,} {split}" for split, count in data.info.counts.items())
-    replicas = strategy.num_replicas_in_sync
-    return (
-        f"{config.model.chapter}: {model.count_params():,} parameters; examples: {counts}; "
-        f"batch {rule.batch_size * rule.accumulation}, {config.training.precision}, "
-        f"{'XLA' if rule.jit_compile else 'no XLA'}, {replicas} replica{'s' if replicas > 1 else ''}"
-    )
-
-
-def _cleaned(counts: Mapping[str, int]) -> str:
-    """What cleaning did, also where it found nothing to do."""
-    left_out = ("empty", "duplicates", "kept_out", "too_short")
-    said = [f"{count:,} {'left out' if step in left_out else 'changed'} ({step})" for step, count in counts.items()]
-    return f"texts cleaned: {', '.join(said)}"
-
-
-def _skipped(images: ImageInfo) -> str:
-    """What `data.broken: skip` left out."""
-    more = f"; and {images.num_skipped - 3:,} more (info.json)" if images.num_skipped > 3 else ""
-    return f"images left out: {images.num_skipped:,}: {'; '.join(images.skipped[:3])}{more}"
-
-
-def _summary(metrics: dict[str, Any], state: TrainState) -> str:
-    names = [name for name in _SUMMARY if name in metrics["train"]]
-    widths = {name: max(12, len(name) + 2) for name in names}
-    lines = [
-        f"finished after {state.epoch} epochs, {state.updates} updates",
-        f"{'':12}" + "".join(f"{name:>{widths[name]}}" for name in names),
-    ]
-    for split, values in metrics.items():
-        cells = (f"{'-' if values[n] is None else f'{values[n]:.4f}':>{widths[n]}}" for n in names)
-        lines.append(f"{split:12}" + "".join(cells))
-    return "\n".join(lines)
 
 
 callable_module(__name__, train)

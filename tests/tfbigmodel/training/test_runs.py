@@ -199,7 +199,7 @@ def test_workers_with_different_configurations_do_not_train_together(tmp_path):
     settings = [config(strategy="multi_worker", optimizer={"learning_rate": rate}) for rate in (0.01, 0.02)]
     processes, outputs = run_two_workers(settings, tmp_path)
     assert [process.returncode for process in processes] == [2, 2], outputs
-    expected = "error: the workers have different configurations or data; give all of them the same"
+    expected = "error: the workers have different configurations or data (in training); give all of them the same"
     gone = "error: another worker of this run has ended"
     last = [errors.splitlines()[-1] for _, errors in outputs]
     assert expected in last
