@@ -10,7 +10,8 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 ENGLISH = REPOSITORY / "docs" / "from_one_machine_to_many.md"
 CHINESE = REPOSITORY / "docs" / "from_one_machine_to_many.zh.md"
-DOCUMENTS = (ENGLISH, CHINESE, REPOSITORY / "deploy" / "README.md")
+DEPLOY = REPOSITORY / "deploy"
+DOCUMENTS = (ENGLISH, CHINESE, DEPLOY / "README.md", DEPLOY / "README.zh.md")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -29,12 +30,13 @@ def test_what_a_document_names_exists(document):
     assert {key for key in keys if not set(key.split(".")) <= known} == set()
 
 
-def test_the_folders_that_the_readme_of_deploy_names_exist():
-    text = (REPOSITORY / "deploy" / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
+def test_the_folders_that_the_readme_of_deploy_names_exist(readme):
+    text = (DEPLOY / readme).read_text("utf-8")
     names = [name for row in re.findall(r"(?m)^\| (`[^|]*) \|", text) for name in re.findall(r"`([\w./]+)`", row)]
     assert len(names) > 8
     for name in names:
-        folder = REPOSITORY / "deploy" / ("kubernetes" if name.startswith("job_") else "")
+        folder = DEPLOY / ("kubernetes" if name.startswith("job_") else "")
         assert (folder / name).exists(), name
 
 
@@ -52,7 +54,8 @@ def test_quoted_messages_are_the_program_s(document):
         assert message in sources, message
 
 
-def test_both_languages_have_the_same_parts():
+@pytest.mark.parametrize("documents", [DOCUMENTS[:2], DOCUMENTS[2:]], ids=lambda paths: paths[0].name)
+def test_both_languages_have_the_same_parts(documents):
     def parts(path):
         text = path.read_text("utf-8")
         commands = re.findall(r"```sh\n(.*?)```", text, re.S)
@@ -64,4 +67,5 @@ def test_both_languages_have_the_same_parts():
             sorted(re.findall(r"\d+\.\d+", text.replace("1.31", ""))),
         )
 
-    assert parts(ENGLISH) == parts(CHINESE)
+    english, chinese = documents
+    assert parts(english) == parts(chinese)
