@@ -46,13 +46,10 @@ quickstart: install
 	$(BIN)/python -m tfbigmodel.export --workdir $(RUN) --output exported/quickstart
 	$(BIN)/python examples/ask_server.py --workdir $(RUN) --model_base_path exported/quickstart
 
-# Tests of speed need the machine for themselves; the others run two at a time, since many wait for processes to start.
-TIMED := tests/serving tests/tfbigmodel/test_imports.py
 test test-slow: export BEAM_PYTHON := $(abspath $(BEAM_VENV))/bin/python
 test: TESTS := -m "not slow"
 test test-slow: install beam
-	$(BIN)/python -m pytest $(TESTS) --numprocesses 2 --dist loadfile $(addprefix --ignore=,$(TIMED))
-	$(BIN)/python -m pytest $(TESTS) $(TIMED)
+	$(BIN)/python -m pytest $(TESTS)
 	$(BEAM_PYTHON) -m pytest --noconftest tests/pipelines/prepare/test_prepare.py
 
 lint: install typecheck
