@@ -77,11 +77,13 @@ def test_what_is_counted_is_what_the_allocator_counts():
     memory, concrete = gradients_of(model, inputs)
     assert memory.kept == pytest.approx(8 * 4000 * 1000 * FLOAT, rel=0.01)
     concrete(inputs)
-    peak = PeakMemory()
-    results = concrete(inputs)
-    taken = peak.read()
-    del results
-    assert memory.peak / taken == pytest.approx(1.0, abs=0.2)
+    taken = []
+    for _ in range(5):  # the order in which independent operations run, and with it the peak, is chance
+        peak = PeakMemory()
+        results = concrete(inputs)
+        taken.append(peak.read())
+        del results
+    assert memory.peak / min(taken) == pytest.approx(1.0, abs=0.2)
 
 
 def test_peak_memory_begins_anew():
