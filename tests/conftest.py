@@ -3,6 +3,8 @@ object stores on loopback."""
 
 import os
 import socket
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 
@@ -78,3 +80,26 @@ def new_bucket(request, monkeypatch, tmp_path):
         return url
 
     return make
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """The lines that `small_disk(megabytes, code, *arguments)` prints: Python, with a disk at `tmp_path / "small"`."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a file system")
+    small = tmp_path / "small"
+    small.mkdir()
+
+    def run(megabytes: int, code: str, *arguments: object) -> list[str]:
+        # In a mount namespace that ends with the process.
+        script = f'mount -t tmpfs -o size={megabytes}m none {small} && exec "$@"'
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(small), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", script, "sh", *command],
+            capture_output=True, text=True, timeout=120, env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip().splitlines()
+
+    return run

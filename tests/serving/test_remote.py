@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 
@@ -143,21 +142,13 @@ print([path.name for path in config.base_path.iterdir()])
 """
 
 
-def test_a_version_for_which_there_is_no_room_is_not_fetched(new_bucket, tmp_path):
-    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a file system")
+def test_a_version_for_which_there_is_no_room_is_not_fetched(new_bucket, small_disk, tmp_path):
     url = f"{new_bucket('s3')}/m"
     put(url, 1, bytes(2 * 2**20))
-    small = tmp_path / "small"
-    small.mkdir()
-    script = f'mount -t tmpfs -o size=1m none {small} && {sys.executable} -c "$CODE" {url}'
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=60,
-        env={**os.environ, "CODE": _SMALL_DISK, "XDG_CACHE_HOME": str(small)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    told, left = done.stdout.strip().splitlines()
-    assert told.startswith(f"{url}/1 has 2,097,155 bytes, for which there is no room in {small}/tfbigmodel/serving/")
+    told, left = small_disk(1, _SMALL_DISK, url)
+    assert told.startswith(
+        f"{url}/1 has 2,097,155 bytes, for which there is no room in {tmp_path}/small/tfbigmodel/serving/"
+    )
     assert left == "['.lock']"
 
 
